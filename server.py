@@ -419,6 +419,7 @@ class Accounts:
         self.path = Path(os.path.realpath(path))  # a link stays a link when the file is replaced
         self.warn = warn
         self.hashes: dict[str, str] = {}
+        self.usual_cost = HASH_COST  # that of the first account in the file
         self.lock = threading.Lock()  # held while the file is written; never by a login
         self.file: int | None = None  # descriptor, open and locked
         self.left: tuple[int, ...] | None = None  # what the file looked like when we left it
@@ -450,22 +451,21 @@ class Accounts:
             self.close()
             raise AccountsError(f"{self.path.name}: {error.strerror}.") from None
         self.hashes = users.hashes
+        if users.hashes:
+            self.usual_cost = parse_hash(next(iter(users.hashes.values())))[:3]
         self.needs_line_end = bool(users.lines[-1])
 
     def close(self) -> None:
         if self.file is not None:
             os.close(self.file)
-            self.file = None
+        self.file = self.left = None
 
     def verify(self, userid: str, password: str) -> bool:
         """Tell whether the password is the user's; costs one hash even if there is no such user."""
         record = self.hashes.get(userid)
         if record is not None:
             return verify_password(password, record)
-        # As costly as the first account, so that the time does not tell who has an account.
-        example = next(iter(self.hashes.values()), None)
-        cost = parse_hash(example)[:3] if example else HASH_COST
-        derive_key(password, bytes(16), *cost)
+        derive_key(password, bytes(16), *self.usual_cost)  # the time tells nobody who has one
         return False
 
     def add(self, userid: str, record: str) -> bool:
@@ -475,7 +475,7 @@ class Accounts:
         cannot be saved; the file is then as it was.
         """
         with self.lock:
-            if self.file is None or self._look() != self.left:
+            if self.left is None or self._look() != self.left:
                 self.load()  # new, or changed by somebody else: take their accounts into ours
             if self.file is None:
                 self._create()
@@ -489,7 +489,10 @@ class Accounts:
         while True:
             try:
                 file = os.open(self.path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
-            except PermissionError:  # good enough for logins; newuser will say what is wrong
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                # Good enough for logins; the first newuser will say what is wrong.
                 file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             try:
                 lock_file(file)
@@ -551,7 +554,8 @@ class Accounts:
         try:
             self._append("".join(account_line(*account) for account in self.hashes.items()))
         except OSError:
-            self.path.unlink()  # or the next look would take it for an empty users.txt
+            self.path.unlink()  # or the next load would take it for an empty users.txt
+            self.close()
             raise
 
     def _append(self, text: str) -> None:
@@ -749,7 +753,7 @@ class Room:
                 oldest = next(iter(self.lobby))
                 oldest.outbox.linger = 0  # or a flood of connections would pile up here instead
                 self._remove(oldest, "Denied. The server is busy.")
-                self.post.show("Connection refused: the server is busy.", oldest.address)
+                self.post.show("Connection closed: the server is busy.", oldest.address)
         self.post.wake()
 
     def enter(self, member: Member, userid: str) -> None:
@@ -1365,9 +1369,19 @@ class Session:
     def login(self, userid: str, password: str) -> None:
         if self.member.userid is not None:
             raise Denied(f"Denied. You are already logged in as {self.member.userid}.")
-        if self.is_password_right(userid, password):
+        with self.house.cores:
+            if self.member.gone.is_set():
+                return
+            self.house.failures.check(self.host)  # here, not before the wait for a core
+            right = self.house.accounts.verify(userid, password)
+            if not right:
+                self.house.failures.add(self.host)
+        if right:
             self.house.room.enter(self.member, userid)
-            return
+        else:
+            self.refuse_login(userid)
+
+    def refuse_login(self, userid: str) -> None:
         self.house.post.show(f"Login failed for {userid} from {self.member.address}.")
         self.house.post.wake()
         self.failed += 1
@@ -1375,16 +1389,6 @@ class Session:
         self.reply("Denied. User name or password incorrect.")
         if self.failed == LOGIN_TRIES:
             self.house.room.leave(self.member, farewell="Denied. Too many failed logins.")
-
-    def is_password_right(self, userid: str, password: str) -> bool:
-        with self.house.cores:
-            if self.member.gone.is_set():
-                return False
-            self.house.failures.check(self.host)  # here, not before the wait for a core
-            right = self.house.accounts.verify(userid, password)
-            if not right:
-                self.house.failures.add(self.host)
-            return right
 
     def new_user(self, userid: str, password: str) -> None:
         if self.member.userid is not None:

@@ -44,6 +44,7 @@ class LineReader:
         self.seen: list[str] = []
         self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._stream = stream
+        self._ended = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -55,7 +56,9 @@ class LineReader:
     def next(self, timeout: float = PATIENCE) -> str | None:
         """Return the next line, or None at the end of the stream. Raises queue.Empty."""
         line = self._news.get(timeout=timeout)
-        if line is not None:
+        if line is None:
+            self._ended = True
+        else:
             self.seen.append(line)
         return line
 
@@ -74,6 +77,12 @@ class LineReader:
         while (line := self.next()) is not None:
             lines.append(line)
         return lines
+
+    def all(self) -> list[str]:
+        """Return every line there was, up to the end of the stream."""
+        if not self._ended:
+            self.rest()
+        return self.seen
 
     def close(self) -> None:
         self._thread.join(PATIENCE)

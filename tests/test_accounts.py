@@ -1,0 +1,416 @@
+"""users.txt: read, mended, appended to; never in plain text, never torn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+import threading
+import unittest
+from unittest import mock
+
+import server
+from tests.support import SERVER, USERS, ServerProcess, child_environment, temporary_folder
+
+KNOWN = (("Tom", "Tom11"), ("David", "David22"), ("Beth", "Beth33"))
+FAST_COST = (4, 1, 1)  # log2(N), r, p: what these tests are about is not the hash
+
+
+class AccountsTest(unittest.TestCase):
+    def setUp(self) -> None:
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.folder = stack.enter_context(temporary_folder())
+        self.path = self.folder / "users.txt"
+        self.warnings: list[str] = []
+        stack.enter_context(mock.patch("server.HASH_COST", FAST_COST))
+        self.stack = stack
+
+    def load(self, text: str | bytes | None = None) -> server.Accounts:
+        """Write users.txt, if a text is given, and load it."""
+        if text is not None:
+            self.path.write_bytes(text.encode() if isinstance(text, str) else text)
+        accounts = server.Accounts(self.path, self.warnings.append)
+        self.stack.callback(accounts.close)
+        accounts.load()
+        return accounts
+
+    def refusal(self, text: str | bytes) -> str:
+        with self.assertRaises(server.AccountsError) as raised:
+            self.load(text)
+        return str(raised.exception)
+
+    # Hashes.
+
+    def test_a_hash_is_a_phc_string_with_a_salt_of_its_own(self) -> None:
+        with mock.patch("server.HASH_COST", (14, 8, 1)):
+            first, second = server.hash_password("Tom11"), server.hash_password("Tom11")
+        self.assertRegex(first, r"^\$scrypt\$ln=14,r=8,p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$")
+        self.assertNotEqual(first, second)
+        self.assertTrue(server.verify_password("Tom11", first))
+        self.assertFalse(server.verify_password("Tom12", first))
+
+    def test_a_hash_by_passlib_verifies(self) -> None:
+        # passlib.hash.scrypt.using(rounds=10, salt=b"0123456789abcdef").hash("Tom11")
+        record = (
+            "$scrypt$ln=10,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$"
+            "9eE65dvjvQ5+gH/L8iGRfQELCPUuLdwheev0ivOqx9c"
+        )
+        self.assertTrue(server.verify_password("Tom11", record))
+
+    def test_impossible_hashes_are_refused(self) -> None:
+        good = server.hash_password("Tom11")
+        salt_and_key = good.split("$", 3)[3]
+        for record in (
+            good[:-1],
+            good + "A",
+            good.replace("scrypt", "argon2"),
+            good.replace("$ln=", "$n="),
+            f"$scrypt$ln=0,r=8,p=1${salt_and_key}",
+            f"$scrypt$ln=63,r=8,p=1${salt_and_key}",
+            f"$scrypt$ln=16,r=1,p=1${salt_and_key}",
+            f"$scrypt$ln=14,r=8,p=99${salt_and_key}",
+            f"$scrypt$ln=14,r=999,p=1${salt_and_key}",
+        ):
+            with self.subTest(record=record), self.assertRaises(ValueError):
+                server.parse_hash(record)
+
+    def test_the_shipped_accounts_are_hashed_and_log_in(self) -> None:
+        self.assertNotRegex(USERS.read_text(), "|".join(password for _, password in KNOWN))
+        users = server.read_users(USERS.read_bytes(), "users.txt")
+        self.assertEqual(set(users.hashes), {userid for userid, _ in KNOWN})
+        for userid, password in KNOWN:
+            self.assertTrue(server.verify_password(password, users.hashes[userid]))
+
+    # Reading.
+
+    def test_plain_passwords_are_hashed_and_all_else_is_kept(self) -> None:
+        hashed = server.hash_password("David22")
+        lines = [
+            "# the class of 2026",
+            "",
+            "(Tom, Tom11)",
+            f"(David, {hashed})",
+            "  ",
+            "(Beth,Beth33)",
+        ]
+        accounts = self.load("\n".join(lines))
+        written = self.path.read_text().split("\n")
+        self.assertEqual([written[i] for i in (0, 1, 3, 4)], [lines[i] for i in (0, 1, 3, 4)])
+        self.assertNotRegex(self.path.read_text(), "Tom11|Beth33")
+        for userid, password in KNOWN:
+            self.assertTrue(accounts.verify(userid, password))
+            self.assertFalse(accounts.verify(userid, "wrong"))
+        accounts.close()
+        before = self.path.read_bytes()
+        self.assertTrue(self.load().verify("Beth", "Beth33"))
+        self.assertEqual(self.path.read_bytes(), before)
+
+    def test_a_password_may_look_like_the_file_around_it(self) -> None:
+        accounts = self.load("(Tom, a),(b)\n(Beth, $scrypt$)\n(David, #,(#)\n")
+        for userid, password in (("Tom", "a),(b"), ("Beth", "$scrypt$"), ("David", "#,(#")):
+            self.assertTrue(accounts.verify(userid, password))
+
+    def test_mode_and_owner_and_link_survive_hashing(self) -> None:
+        target = self.folder / "elsewhere.txt"
+        target.write_text("(Tom, Tom11)\n")
+        target.chmod(0o640)
+        if os.getuid() == 0:
+            os.chown(target, 12345, 12346)
+        before = target.stat()
+        self.path.symlink_to(target)
+        self.load()
+        after = target.stat()
+        self.assertEqual(stat.S_IMODE(after.st_mode), 0o640)
+        self.assertEqual((after.st_uid, after.st_gid), (before.st_uid, before.st_gid))
+        self.assertTrue(self.path.is_symlink())
+        self.assertNotIn("Tom11", target.read_text())
+
+    def test_what_an_editor_on_windows_writes_is_read(self) -> None:
+        accounts = self.load(b"\xef\xbb\xbf(Tom, Tom11)\r\n(Beth, Beth33)\r\n")
+        self.assertTrue(accounts.verify("Tom", "Tom11"))
+        self.assertTrue(accounts.verify("Beth", "Beth33"))
+
+    def test_names_and_passwords_in_the_file_are_normalised(self) -> None:
+        accounts = self.load("(Jose\u0301, e\u0301e\u0301e\u0301e\u0301)\n")
+        self.assertTrue(accounts.verify("Jos\u00e9", "\u00e9" * 4))
+
+    def test_a_malformed_line_is_named_with_its_number_and_reason(self) -> None:
+        good = "(Tom, Tom11)\n"
+        for line, reason in (
+            ("Tom Tom11", "not an account; write (UserID, Password), or # before a comment."),
+            ("(Tom Tom11)", "not an account; write (UserID, Password), or # before a comment."),
+            ("(ab, Tom11)", "UserID must be 3 to 32 characters."),
+            ("(a b c, Tom11)", "UserID may hold letters and digits of one script, and _ - ."),
+            ("(all, Tom11)", 'UserID "all" is reserved.'),
+            ("(Beth, abc)", "Password must be 4 to 8 characters."),
+            ("(Beth, )", "Password must be 4 to 8 characters."),
+            ("(Beth, ab cd)", "Password must be printable characters without spaces."),
+            (
+                "(Beth, abcdefghi)",
+                "the second field is neither a password of 4 to 8 characters nor a scrypt hash.",
+            ),
+            ("(Tom, Tom12)", "a second account for Tom; keep one."),
+        ):
+            with self.subTest(line=line):
+                self.assertEqual(
+                    self.refusal(good + "\n# x\n" + line + "\n\n"), f"users.txt:4: {reason}"
+                )
+
+    def test_a_reserved_name_with_a_good_hash_is_refused(self) -> None:
+        with mock.patch("server.HASH_COST", (14, 8, 1)):
+            line = server.account_line("All", server.hash_password("Tom11"))
+        self.assertEqual(self.refusal(line), 'users.txt:1: UserID "all" is reserved.')
+
+    def test_bytes_that_are_not_utf8_are_kept_in_comments_and_refused_in_accounts(self) -> None:
+        self.load(b"# caf\xe9\n(Tom, Tom11)\n").close()
+        self.assertTrue(self.path.read_bytes().startswith(b"# caf\xe9\n(Tom, $scrypt$"))
+        self.assertIn("users.txt:1: UserID may hold", self.refusal(b"(caf\xe9, Tom11)\n"))
+
+    def test_a_refused_file_is_left_as_it_was(self) -> None:
+        text = "(Tom, Tom11)\nnonsense\n"
+        self.refusal(text)
+        self.assertEqual(self.path.read_text(), text)
+
+    def test_a_last_line_without_an_end_is_fine(self) -> None:
+        accounts = self.load(
+            "(Tom, Tom11)\n" + server.account_line("Beth", server.hash_password("Beth33")).strip()
+        )
+        self.assertTrue(accounts.verify("Beth", "Beth33"))
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        accounts.close()
+        self.assertEqual(set(self.load().hashes), {"Tom", "Beth", "Mike"})
+        self.assertEqual(self.warnings, [])
+
+    def test_a_line_torn_anywhere_is_set_aside_with_a_warning(self) -> None:
+        whole = server.account_line("Tom", server.hash_password("Tom11"))
+        torn = server.account_line("Mike", server.hash_password("Mike44"))
+        for length in range(1, len(torn) - 1):
+            with self.subTest(length=length):
+                self.warnings.clear()
+                accounts = self.load(whole + torn[:length])
+                self.assertEqual(set(accounts.hashes), {"Tom"})
+                self.assertEqual(len(self.warnings), 1)
+                self.assertIn("users.txt:2:", self.warnings[0])
+                accounts.close()
+                accounts = self.load()
+                self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+                accounts.close()
+                accounts = self.load()
+                self.assertEqual(set(accounts.hashes), {"Tom", "Mike"})
+                accounts.close()
+
+    def test_what_a_power_cut_left_as_nul_bytes_is_set_aside(self) -> None:
+        accounts = self.load(b"(Tom, Tom11)\n(Mike, $scrypt$ln=14" + bytes(40) + b"\n")
+        self.assertEqual(set(accounts.hashes), {"Tom"})
+        self.assertIn("users.txt:2:", self.warnings[0])
+
+    # Writing.
+
+    def test_a_missing_file_is_made_at_the_first_newuser_for_the_owner_alone(self) -> None:
+        accounts = self.load()
+        self.assertFalse(self.path.exists())
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
+        self.assertEqual(len(self.path.read_text().splitlines()), 1)
+        accounts.close()
+        self.assertTrue(self.load().verify("Mike", "Mike44"))
+
+    def test_an_account_is_synced_before_it_is_confirmed(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        with mock.patch("server.os.fsync", wraps=os.fsync) as fsync:
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.assertEqual(fsync.call_args_list, [mock.call(accounts.file)])
+
+    def test_two_requests_for_one_name_have_one_winner(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        results: list[bool] = []
+        start = threading.Barrier(8)
+
+        def request() -> None:
+            record = server.hash_password("Mike44")
+            start.wait()
+            results.append(accounts.add("Mike", record))
+
+        threads = [threading.Thread(target=request) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(sorted(results), [False] * 7 + [True])
+        self.assertEqual(self.path.read_text().count("(Mike, "), 1)
+
+    def test_a_failed_write_leaves_the_file_as_it_was(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        before = self.path.read_bytes()
+
+        def write_half(file: int, data: bytes) -> int:
+            self.assertGreater(real_write(file, bytes(data[:20])), 0)
+            raise OSError(28, "No space left on device")
+
+        real_write = os.write
+        with mock.patch("server.os.write", write_half), self.assertRaises(OSError):
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.assertEqual(self.path.read_bytes(), before)
+        self.assertNotIn("Mike", accounts.hashes)
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+
+    def test_a_torn_line_that_could_not_be_cut_off_is_mended_at_the_next_newuser(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        real_write = os.write
+
+        def write_half(file: int, data: bytes) -> int:
+            real_write(file, bytes(data[:20]))
+            raise OSError(5, "Input/output error")
+
+        with (
+            mock.patch("server.os.write", write_half),
+            mock.patch("server.os.ftruncate", side_effect=OSError(5, "Input/output error")),
+            self.assertRaises(OSError),
+        ):
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.assertTrue(accounts.add("Beth", server.hash_password("Beth33")))
+        accounts.close()
+        self.assertEqual(set(self.load().hashes), {"Tom", "Beth"})
+
+    def test_a_deleted_file_is_written_anew_with_every_account(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n(Beth, Beth33)\n")
+        self.path.unlink()
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        accounts.close()
+        self.assertEqual(set(self.load().hashes), {"Tom", "Beth", "Mike"})
+
+    def test_a_disk_that_is_full_after_deletion_loses_no_account(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        self.path.unlink()
+        full = OSError(28, "No space left on device")
+        with mock.patch("server.os.write", side_effect=full), self.assertRaises(OSError):
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        accounts.close()
+        self.assertEqual(set(self.load().hashes), {"Tom", "Mike"})
+
+    def test_what_an_administrator_adds_meanwhile_is_taken_in(self) -> None:
+        for how in ("appended", "replaced"):
+            with self.subTest(how=how):
+                accounts = self.load("(Tom, Tom11)\n")
+                text = self.path.read_text() + "(Beth, Beth33)\n"
+                if how == "replaced":
+                    self.path.with_name("new").write_text(text)
+                    self.path.with_name("new").replace(self.path)
+                else:
+                    self.path.write_text(text)
+                self.assertFalse(accounts.add("Beth", server.hash_password("other")))
+                self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+                self.assertTrue(accounts.verify("Beth", "Beth33"))
+                self.assertNotIn("Beth33", self.path.read_text())
+                accounts.close()
+
+    def test_a_file_broken_meanwhile_is_neither_written_nor_forgotten(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        self.path.write_text("nonsense\n# more\n")
+        with self.assertRaisesRegex(server.AccountsError, "users.txt:1: not an account"):
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.assertEqual(self.path.read_text(), "nonsense\n# more\n")
+        self.assertTrue(accounts.verify("Tom", "Tom11"))
+
+    def test_an_unknown_user_costs_a_hash_like_the_others(self) -> None:
+        accounts = self.load(server.account_line("Tom", server.hash_password("Tom11")))
+        with mock.patch("server.derive_key", wraps=server.derive_key) as derive_key:
+            self.assertFalse(accounts.verify("Tom", "wrong"))
+            self.assertFalse(accounts.verify("Mike", "wrong"))
+        known, unknown = derive_key.call_args_list
+        self.assertEqual(known.args[2:], unknown.args[2:])
+
+    def test_a_second_server_on_the_file_is_refused(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        with self.assertRaisesRegex(
+            server.AccountsError, r"^users\.txt is in use by another server\."
+        ):
+            self.load()
+        accounts.add("Mike", server.hash_password("Mike44"))
+        with self.assertRaises(server.AccountsError):
+            self.load()
+        accounts.close()
+        self.load()
+
+
+class StartTest(unittest.TestCase):
+    """What a person sees who starts the server on a users.txt that has something to it."""
+
+    def setUp(self) -> None:
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.path = stack.enter_context(temporary_folder()) / "users.txt"
+
+    def run_server(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(SERVER), "--port", "0", "--users", str(self.path), *options],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=child_environment(),
+            check=False,
+        )
+
+    def test_a_malformed_file_is_one_line_on_standard_error_and_status_1(self) -> None:
+        self.path.write_text("(Tom, Tom11)\n(Tom, Tom12)\n")
+        ended = self.run_server()
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+        self.assertEqual(ended.stderr, "users.txt:2: a second account for Tom; keep one.\n")
+
+    def test_a_file_in_use_is_one_line_on_standard_error_and_status_1(self) -> None:
+        self.path.write_text("")
+        server_process = ServerProcess(self.path)
+        try:
+            ended = self.run_server()
+        finally:
+            server_process.stop()
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+        self.assertRegex(ended.stderr, r"^users\.txt is in use by another server\. Stop .+\n$")
+
+    def test_a_folder_for_a_file_is_one_line_on_standard_error_and_status_1(self) -> None:
+        self.path.mkdir()
+        ended = self.run_server()
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+        self.assertEqual(ended.stderr, "users.txt: Is a directory.\n")
+
+    def test_a_torn_line_is_a_warning_and_the_room_opens(self) -> None:
+        self.path.write_text("(Tom, Tom11)\n(Mike, $scrypt$ln=14,r")
+        server_process = ServerProcess(self.path)
+        try:
+            with server_process.connect() as tom:
+                self.assertEqual(tom.ask("login Tom Tom11"), "login confirmed")
+        finally:
+            self.assertEqual(server_process.stop(), 0)
+        self.assertIn("users.txt:2: the last line was cut short", server_process.errors.all()[0])
+
+    def test_confirmed_accounts_survive_kill_9(self) -> None:
+        confirmed: list[str] = []
+        for attempt in range(3):
+            server_process = ServerProcess(self.path, ["--rate", "0"])
+            try:
+                with server_process.connect() as talker:
+                    names = [f"user-{attempt}-{number}" for number in range(40)]
+                    talker.send(*(f"newuser {name} pass" for name in names))
+                    for name in names[: 3 + 2 * attempt]:
+                        talker.expect("New user account created. Please login.")
+                        confirmed.append(name)
+                    server_process.process.kill()  # in the middle of the next one
+            finally:
+                server_process.stop()
+        users = server.read_users(self.path.read_bytes(), "users.txt")
+        self.assertLessEqual(set(confirmed), set(users.hashes))
+        server_process = ServerProcess(self.path)
+        try:
+            with server_process.connect() as talker:
+                self.assertEqual(talker.ask(f"login {confirmed[-1]} pass"), "login confirmed")
+        finally:
+            server_process.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()

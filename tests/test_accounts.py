@@ -412,5 +412,3 @@ class StartTest(unittest.TestCase):
             server_process.stop()
 
 
-if __name__ == "__main__":
-    unittest.main()

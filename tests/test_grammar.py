@@ -147,5 +147,3 @@ class FailuresTest(unittest.TestCase):
             self.failures.check("192.0.2.5")
 
 
-if __name__ == "__main__":
-    unittest.main()

@@ -274,5 +274,3 @@ class RoomTest(unittest.TestCase):
         self.assertFalse(paused.is_alive())
 
 
-if __name__ == "__main__":
-    unittest.main()

@@ -48,7 +48,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 from io import FileIO, RawIOBase
@@ -628,41 +628,26 @@ def sync_directory(path: Path) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True, eq=False)
 class Outbox:
     """The sending side of a connection. Whoever posts only names it; all else is the courier's."""
 
-    __slots__ = (
-        "deadline",
-        "hung_up",
-        "linger",
-        "listening",
-        "lost",
-        "mark",
-        "on_lost",
-        "pieces",
-        "released",
-        "send",
-        "socket",
-        "waiting",
-        "waiting_size",
-    )
-
-    def __init__(self, connection: socket.socket, on_lost: Callable[[str], None]) -> None:
-        self.socket = connection
-        self.send = connection.send  # looked up once, not for every line
-        self.on_lost = on_lost  # told why the courier gave it up
-        self.listening = False  # gets the room's lines
-        self.hung_up = False  # gets nothing more; closed once all that waits is sent
-        self.linger = LINGER_SECONDS
-        self.lost = False  # the connection failed or was given up
-        self.released = False  # its reader has gone and will not touch the socket again
-        self.pieces: list[bytes | slice] | None = (
-            None  # of this round, if not just the room's lines
-        )
-        self.mark = 0  # how much of this round's room lines are in pieces already, in bytes
-        self.waiting: deque[bytes | memoryview] = deque()  # what the kernel has not taken
-        self.waiting_size = 0  # bytes
-        self.deadline = math.inf  # monotonic seconds: for progress, or for the other side to close
+    connection: socket.socket
+    on_lost: Callable[[str], None]  # told why the courier gave it up
+    listening: bool = False  # gets the room's lines
+    hung_up: bool = False  # gets nothing more, and is closed once all that waits is sent
+    linger: float = LINGER_SECONDS
+    lost: bool = False  # the connection failed, or was given up
+    released: bool = False  # its reader has gone and will not touch the socket again
+    # What it gets in this round, if that is not just the room's lines; and how much of those, in
+    # bytes, is in there or left out already.
+    pieces: list[bytes | slice] | None = None
+    mark: int = 0
+    waiting: deque[bytes | memoryview] = field(
+        default_factory=deque
+    )  # what the kernel did not take
+    waiting_size: int = 0  # bytes
+    deadline: float = math.inf  # monotonic seconds: for progress, or for the other side to close
 
 
 class Action(Enum):
@@ -717,17 +702,15 @@ class Post:
 # --------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True, eq=False)
 class Member:
     """One connection as the room sees it: at the door while `userid` is None, then inside."""
 
-    __slots__ = ("address", "arrived", "gone", "outbox", "userid")
-
-    def __init__(self, outbox: Outbox, address: str) -> None:
-        self.outbox = outbox
-        self.address = address
-        self.arrived = time.monotonic()
-        self.userid: str | None = None
-        self.gone = threading.Event()  # set once, by whoever closes the session
+    outbox: Outbox
+    address: str  # as shown
+    userid: str | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    gone: threading.Event = field(default_factory=threading.Event)  # set once, by who closes it
 
 
 class Room:
@@ -1093,7 +1076,7 @@ class Courier:
         sent = 0
         if not outbox.waiting:
             try:
-                sent = outbox.send(data, DONT_WAIT)
+                sent = outbox.connection.send(data, DONT_WAIT)
             except BlockingIOError:
                 pass
             except OSError:
@@ -1101,7 +1084,7 @@ class Courier:
                 return
             if sent == len(data):
                 return
-            self.selector.register(outbox.socket, selectors.EVENT_WRITE, outbox)
+            self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
             self.stalled.add(outbox)
             self._set_deadline(outbox, STALL_SECONDS)
         outbox.waiting.append(memoryview(data)[sent:])
@@ -1113,7 +1096,7 @@ class Courier:
         """Send what waits in a stalled outbox, now that the kernel takes more."""
         data = b"".join(outbox.waiting)
         try:
-            sent = outbox.send(data, DONT_WAIT)
+            sent = outbox.connection.send(data, DONT_WAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -1135,11 +1118,11 @@ class Courier:
             return
         if outbox.released:
             self._forget_deadline(outbox)
-            outbox.socket.close()
+            outbox.connection.close()
             self.outboxes.discard(outbox)
         elif not outbox.lost:
             with contextlib.suppress(OSError):  # it may be gone already
-                outbox.socket.shutdown(socket.SHUT_WR)
+                outbox.connection.shutdown(socket.SHUT_WR)
             self._set_deadline(outbox, outbox.linger)
 
     def _lose(self, outbox: Outbox, how: str) -> None:
@@ -1151,15 +1134,17 @@ class Courier:
         outbox.waiting_size = 0
         self._stop_listening(outbox)
         self._forget_deadline(outbox)
-        # A reset on close: the kernel's buffer, too, goes at once.
-        outbox.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # it may be gone already
+            # A reset on close: the kernel's buffer, too, goes at once.
+            reset = struct.pack("ii", 1, 0)
+            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         self._shut(outbox)
         outbox.on_lost(how)
         self._part(outbox)
 
     def _shut(self, outbox: Outbox) -> None:
         with contextlib.suppress(OSError):  # it may be gone already
-            outbox.socket.shutdown(socket.SHUT_RDWR)  # wakes its reader
+            outbox.connection.shutdown(socket.SHUT_RDWR)  # wakes its reader
 
     def _stop_listening(self, outbox: Outbox) -> None:
         outbox.listening = False
@@ -1174,7 +1159,7 @@ class Courier:
         self.timed.discard(outbox)
         if outbox in self.stalled:
             self.stalled.remove(outbox)
-            self.selector.unregister(outbox.socket)
+            self.selector.unregister(outbox.connection)
 
     def _expire(self, now: float) -> None:
         for outbox in [outbox for outbox in self.timed if outbox.deadline <= now]:
@@ -1396,6 +1381,8 @@ class Session:
         if userid in self.house.accounts.hashes:
             raise Denied("Denied. User account already exists.")
         with self.house.cores:
+            if self.member.gone.is_set():
+                return
             record = hash_password(password)
         try:
             if not self.house.accounts.add(userid, record):

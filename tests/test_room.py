@@ -54,7 +54,7 @@ class RoomTest(unittest.TestCase):
     def close_all(self) -> None:
         for listener in self.listeners:
             listener.ours.close()
-            listener.member.outbox.socket.close()
+            listener.member.outbox.connection.close()
         for end in (self.courier.bell, self.courier.bell_rope, self.courier.selector):
             end.close()
 
@@ -73,14 +73,14 @@ class RoomTest(unittest.TestCase):
 
     def test_one_round_is_one_send_for_each_connection(self) -> None:
         tom, david, beth = self.enter("Tom", "David", "Beth")
-        sends = {x: mock.Mock(wraps=x.member.outbox.send) for x in (tom, david, beth)}
-        for listener, send in sends.items():
-            listener.member.outbox.send = send
+        spies = [mock.Mock(wraps=x.member.outbox.connection) for x in (tom, david, beth)]
+        for listener, spy in zip((tom, david, beth), spies, strict=True):
+            listener.member.outbox.connection = spy
         for number in range(10):
             self.room.say(tom.member, f"line {number}")
             self.room.tell(david.member, "Beth", f"secret {number}")
         self.courier._round()
-        self.assertEqual([send.call_count for send in sends.values()], [0, 1, 1])
+        self.assertEqual([spy.send.call_count for spy in spies], [0, 1, 1])
         self.assertEqual(david.heard(), [f"Tom: line {number}" for number in range(10)])
         both = [(f"Tom: line {n}", f"David (to Beth): secret {n}") for n in range(10)]
         self.assertEqual(beth.heard(), [line for pair in both for line in pair])
@@ -248,10 +248,10 @@ class RoomTest(unittest.TestCase):
         self.room.leave(tom.member, farewell="Tom left.")
         self.courier._round()
         self.assertEqual((tom.heard(), tom.heard()), (["Tom left."], []))
-        self.assertNotEqual(tom.member.outbox.socket.fileno(), -1)
+        self.assertNotEqual(tom.member.outbox.connection.fileno(), -1)
         tom.release()
         self.courier._round()
-        self.assertEqual(tom.member.outbox.socket.fileno(), -1)
+        self.assertEqual(tom.member.outbox.connection.fileno(), -1)
         self.assertEqual((self.courier.outboxes, self.courier.timed), (set(), set()))
 
     def test_a_reader_that_waits_for_ever_is_woken_after_a_while(self) -> None:
@@ -259,7 +259,7 @@ class RoomTest(unittest.TestCase):
         self.room.leave(tom.member)
         self.courier._round()
         self.courier._expire(tom.member.outbox.deadline)
-        self.assertEqual(tom.member.outbox.socket.recv(1), b"")  # at once, though nothing came
+        self.assertEqual(tom.member.outbox.connection.recv(1), b"")  # at once, though nothing came
 
     def test_readers_pause_while_the_courier_has_its_hands_full(self) -> None:
         (tom,) = self.enter("Tom")
@@ -272,5 +272,3 @@ class RoomTest(unittest.TestCase):
         self.courier._round()
         paused.join(15)
         self.assertFalse(paused.is_alive())
-
-

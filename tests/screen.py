@@ -1,0 +1,412 @@
+"""The picture on the client's screen, cell by cell: python -m tests.screen [--quick] [--captures]
+
+Needs pyte (from the dev group) and, where it is installed, tmux. --quick types fewer lines under
+fire; --captures prints a 60-column terminal before and after a line arrives, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyte
+from wcwidth import wcwidth
+
+from tests.fake_server import PATIENCE, FakeServer
+from tests.support import CLIENT, child_environment
+from tests.test_client_terminal import CTRL, LEFT, Terminal
+
+ROWS = 24
+QUICK = False
+ARRIVING = [
+    "Beth joins.",
+    "Beth: hi Tom",
+    "Beth: " + "long " * 30,
+    "David (to Tom): " + "\u5c71" * 30,
+]
+WIDE = "\u5c71\u7530\u3055\u3093\u306f\u3044\u308b\uff1f "
+TEXTS = {
+    "empty": "",
+    "short": "send all are you there?",
+    "to the margin but one": "x" * 57,
+    "exactly to the margin": "x" * 58,
+    "one over the margin": "x" * 59,
+    "three rows": "send all " + "the quick brown fox " * 7,
+    "three rows exactly": "x" * 178,
+    "wide": "send all " + WIDE * 2,
+    "wide and wrapped": "send all " + WIDE * 8,
+    "wide across the margin": "y" * 57 + "\u5c71\u5c71",
+    "accents": "send all caf\u00e9 cafe\u0301 n\u0303",
+    "accents at the margin": "x" * 57 + "e\u0301e\u0301",
+    "other scripts": "send all \u05e9\u05dc\u05d5\u05dd \u041f\u0440\u0438\u0432\u0435\u0442",
+    "emoji": "send all \U0001f600\U0001f44d!",
+}
+
+
+Picture = tuple[list[str], tuple[int, int]]  # the rows, and the cursor's row and column
+
+
+def picture(screen: pyte.Screen) -> Picture:
+    return [row.rstrip() for row in screen.display], (screen.cursor.y, screen.cursor.x)
+
+
+def expected(columns: int, lines: list[str], text: str, cursor: int) -> Picture:
+    """Return the picture of a terminal to which all this was simply printed, in its order."""
+    above = "".join(f"{line}\r\n" for line in lines)
+    typed = "> " + text
+    place = folded(typed, columns)[1][cursor + 2]
+    screen = pyte.Screen(columns, ROWS)
+    pyte.Stream(screen).feed(above + "\x1b[?7l" + folded(typed, columns)[0])
+    last_row = folded(typed, columns)[1][-1][0]
+    return picture(screen)[0], (screen.cursor.y - last_row + place[0], place[1])
+
+
+def folded(text: str, columns: int) -> tuple[str, list[tuple[int, int]]]:
+    """Return text with its row ends written out, and the place of the cursor at each index."""
+    rows, row, column = "", 0, 0
+    places = []
+    for character in text:
+        width = wcwidth(character)
+        if column + width > columns:
+            rows, row, column = rows + "\r\n", row + 1, 0
+        places.append((row, column))
+        rows, column = rows + character, column + width
+    if column == columns:
+        rows, row, column = rows + "\r\n", row + 1, 0
+    return rows, [*places, (row, column)]
+
+
+class Emulator:
+    """A client on a pseudo-terminal whose picture pyte draws."""
+
+    def __init__(self, server: FakeServer, columns: int, history: int = 0) -> None:
+        self.columns = columns
+        self.screen = pyte.HistoryScreen(columns, ROWS, history=history, ratio=0.001)
+        self.stream = pyte.Stream(self.screen)
+        self.terminal = Terminal(server, columns=columns, environment={"NO_COLOR": "1"})
+        self.drawn = 0
+        self.terminal.expect("> ")
+
+    def close(self) -> None:
+        self.terminal.close()
+
+    def draw(self) -> None:
+        self.stream.feed(self.terminal.output[self.drawn :])
+        self.drawn = len(self.terminal.output)
+
+    def wait_for(self, wanted: Callable[[], bool]) -> bool:
+        """Draw what comes until the picture is as wanted; tell whether it got so."""
+        deadline = time.monotonic() + PATIENCE / 2
+        while not wanted():
+            if time.monotonic() > deadline:
+                return False
+            self.terminal.read(0.05)
+            self.draw()
+        return True
+
+
+class PictureTest(unittest.TestCase):
+    @contextlib.contextmanager
+    def emulator(self, columns: int = 60) -> Iterator[tuple[FakeServer, Emulator]]:
+        with FakeServer() as server:
+            emulator = Emulator(server, columns)
+            try:
+                yield server, emulator
+            finally:
+                emulator.close()
+
+    def assert_picture(self, emulator: Emulator, lines: list[str], text: str, cursor: int) -> None:
+        wanted = expected(emulator.columns, lines, text, cursor)
+        emulator.wait_for(lambda: picture(emulator.screen) == wanted)
+        self.assertEqual(picture(emulator.screen), wanted)
+
+    def test_half_typed_text_and_cursor_survive_arriving_lines(self) -> None:
+        for name, text in TEXTS.items():
+            for back in sorted({0, min(3, len(text)), len(text) // 2, len(text)}):
+                if text[len(text) - back :][:1] == "\u0301":
+                    continue  # between a letter and its accent the cursor never stands
+                with self.subTest(name=name, back=back), self.emulator() as (server, emulator):
+                    cursor = len(text) - back
+                    steps = sum(1 for letter in text[cursor:] if letter not in "\u0301\u0303")
+                    emulator.terminal.type(text + LEFT * steps)
+                    self.assert_picture(emulator, [], text, cursor)
+                    shown: list[str] = []
+                    for line in ARRIVING:
+                        server.say(line)
+                        shown.append(line)
+                        self.assert_picture(emulator, shown, text, cursor)
+                    server.say(*ARRIVING * 8)  # a burst, and the screen scrolls
+                    self.assert_picture(emulator, shown + ARRIVING * 8, text, cursor)
+
+    def test_every_width_of_window(self) -> None:
+        text = "send all " + WIDE + "cafe\u0301 " + "x" * 30
+        for columns in (200, 80, 41, 40, 39, 10, 4):
+            with self.subTest(columns=columns), self.emulator(columns) as (server, emulator):
+                text = text[: columns * 5]
+                emulator.terminal.type(text)
+                server.say("Beth joins.")
+                self.assert_picture(emulator, ["Beth joins."], text, len(text))
+
+    def test_typing_in_the_middle_of_a_wrapped_line(self) -> None:
+        with self.emulator(40) as (server, emulator):
+            text = "send all " + "abc " * 20
+            emulator.terminal.type(text + LEFT * 50)
+            server.say("Beth joins.")
+            cursor = len(text) - 50
+            self.assert_picture(emulator, ["Beth joins."], text, cursor)
+            emulator.terminal.type("\u5c71!")
+            text = text[:cursor] + "\u5c71!" + text[cursor:]
+            self.assert_picture(emulator, ["Beth joins."], text, cursor + 2)
+            emulator.terminal.type("\x7f" * 2 + CTRL["K"])
+            self.assert_picture(emulator, ["Beth joins."], text[:cursor], cursor)
+
+    def test_a_text_taller_than_the_window_is_drawn_right_where_it_shows(self) -> None:
+        with self.emulator(40) as (server, emulator):
+            text = "".join(f"{number:4}" for number in range(300))
+            emulator.terminal.type(text)
+            server.say("Beth joins.")
+            rows = ["> " + text[:38], *(text[at : at + 40] for at in range(38, len(text), 40))]
+            wanted = [row.rstrip() for row in rows[-ROWS:]]
+            self.assertTrue(
+                emulator.wait_for(lambda: picture(emulator.screen)[0] == wanted),
+                str(picture(emulator.screen)),
+            )
+            emulator.terminal.type(CTRL["U"] + "who")
+            emulator.wait_for(lambda: picture(emulator.screen)[0][0] == "> who")
+            self.assertEqual(picture(emulator.screen)[0], ["> who"] + [""] * (ROWS - 1))
+
+    def test_no_typed_line_is_lost_or_changed_under_fire(self) -> None:
+        result = type_under_fire(50 if QUICK else 500)
+        print(result, file=sys.stderr)
+
+
+def type_under_fire(count: int, lines_per_second: int = 200) -> str:
+    """Type lines with edits in the middle while others arrive; check all that is on the screen."""
+    lines = [f"send all line {number} caf\u00e9 \u5c71" for number in range(count)]
+    fired = 0
+    is_typing = threading.Event()
+    is_typing.set()
+    with FakeServer() as server:
+        emulator = Emulator(server, 60, history=1_000_000)
+
+        def fire() -> None:
+            nonlocal fired
+            begin = time.monotonic()
+            while is_typing.is_set():
+                if fired < (time.monotonic() - begin) * lines_per_second:
+                    server.say(f"Beth: fire {fired}")
+                    fired += 1
+                else:
+                    time.sleep(0.001)  # the pace of the fire
+
+        gunner = threading.Thread(target=fire)
+        gunner.start()
+        begin = time.monotonic()
+        try:
+            for line in lines:
+                # Typed wrong and put right: a letter in the middle, one at the end.
+                keys = (
+                    line[:12]
+                    + line[13:]
+                    + LEFT * (len(line) - 13)
+                    + line[12]
+                    + CTRL["E"]
+                    + "x\x7f\r"
+                )
+                for key in re.findall(r"\x1b\[.|.", keys, re.DOTALL):
+                    emulator.terminal.type(key)
+                    emulator.terminal.read(0.0005)
+            heard = [server.hear() for _ in lines]
+            seconds = time.monotonic() - begin
+            is_typing.clear()
+            gunner.join()
+            last = f"Beth: fire {fired - 1}"
+            emulator.wait_for(lambda: last in picture(emulator.screen)[0])
+            rows = all_rows(emulator.screen)
+        finally:
+            is_typing.clear()
+            gunner.join()
+            emulator.close()
+    assert heard == lines, "a typed line was lost or changed"
+    assert [row for row in rows if row.startswith("Beth")] == [
+        f"Beth: fire {number}" for number in range(fired)
+    ], "an arriving line was lost, changed or shown twice"
+    typed = [row for row in rows if not row.startswith("Beth")]
+    assert [row for row in typed if row != ">"] == [f"> {line}" for line in lines], "junk rows"
+    assert typed.count(">") == 1, "more than one prompt"
+    return f"{count} lines typed in {seconds:.1f} s while {fired} arrived: none lost, none changed"
+
+
+def all_rows(screen: pyte.HistoryScreen) -> list[str]:
+    """Return what has scrolled off and what is on the screen, without empty rows."""
+    rows = [
+        "".join(row[column].data for column in range(screen.columns)).rstrip()
+        for row in screen.history.top
+    ]
+    return [row for row in [*rows, *picture(screen)[0]] if row]
+
+
+class Tmux:
+    """A client in a real terminal, in a tmux server of our own."""
+
+    def __init__(self, server: FakeServer, columns: int) -> None:
+        self.folder = tempfile.mkdtemp(prefix="chatroom-")
+        self.socket = str(Path(self.folder) / "tmux")
+        client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port)])
+        command = f"{client}; echo status $?; read end"
+        self.run(*("-f", os.devnull, "new-session", "-d", "-x", str(columns), "-y", "12", command))
+        server.accept()
+        self.wait_for(lambda: self.rows()[0] == ">")
+
+    def run(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["tmux", "-S", self.socket, *arguments],
+            env=child_environment() | {"LC_ALL": "C.UTF-8"},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        ).stdout
+
+    def close(self) -> None:
+        self.run("kill-server")
+        shutil.rmtree(self.folder)
+
+    def type(self, text: str, *keys: str) -> None:
+        self.run("send-keys", "-l", text)
+        if keys:
+            self.run("send-keys", *keys)
+
+    def rows(self) -> list[str]:
+        return [row.rstrip() for row in self.run("capture-pane", "-p").split("\n")[:-1]]
+
+    def all_rows(self) -> list[str]:
+        """Return what has scrolled off and what is on the screen, without empty rows."""
+        rows = self.run("capture-pane", "-p", "-S", "-").split("\n")
+        return [row.rstrip() for row in rows if row.strip()]
+
+    def cursor(self) -> tuple[int, int]:
+        row, column = self.run("display-message", "-p", "#{cursor_y} #{cursor_x}").split()
+        return int(row), int(column)
+
+    def wait_for(self, wanted: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + PATIENCE / 2
+        while not wanted():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)  # tmux tells nobody when a pane has changed
+        return True
+
+
+@unittest.skipUnless(shutil.which("tmux"), "tmux is not installed")
+class TmuxTest(unittest.TestCase):
+    @contextlib.contextmanager
+    def tmux(self, columns: int = 60) -> Iterator[tuple[FakeServer, Tmux]]:
+        with FakeServer() as server:
+            tmux = Tmux(server, columns)
+            try:
+                yield server, tmux
+            finally:
+                tmux.close()
+
+    def assert_screen(self, tmux: Tmux, rows: list[str], column: int) -> None:
+        """Hold everything that was ever on the screen, and the cursor's column, to this."""
+        wanted = (rows, column)
+        tmux.wait_for(lambda: (tmux.all_rows(), tmux.cursor()[1]) == wanted)
+        self.assertEqual((tmux.all_rows(), tmux.cursor()[1]), wanted)
+
+    def test_half_typed_text_survives_a_resize(self) -> None:
+        lines = [f"Beth: line {number}" for number in range(30)]
+        typed = "> send all " + "0123456789" * 9
+        with self.tmux() as (server, tmux):
+            server.say(*lines)
+            tmux.type(typed[2:], "Left", "Left")
+            for columns in (60, 40, 30, 73, 60, 110, 25):
+                with self.subTest(columns=columns):
+                    tmux.run("resize-window", "-x", str(columns))
+                    rows = [typed[at : at + columns] for at in range(0, len(typed), columns)]
+                    self.assert_screen(tmux, lines + rows, (len(typed) - 2) % columns)
+
+    def test_joined_emoji_leave_the_cursor_where_the_text_ends(self) -> None:
+        with self.tmux() as (server, tmux):
+            tmux.type("send all \U0001f468\u200d\U0001f469\u200d\U0001f467 fam")
+            server.say("Beth: hi")
+            tmux.wait_for(lambda: tmux.rows()[1].endswith("fam"))
+            row, column = tmux.cursor()
+            self.assertEqual(row, 1)
+            tmux.type("!")
+            tmux.wait_for(lambda: tmux.rows()[1].endswith("fam!"))
+            self.assertEqual(tmux.cursor(), (1, column + 1))
+
+    def test_a_paste_is_its_lines(self) -> None:
+        with self.tmux() as (server, tmux):
+            tmux.run("set-buffer", "send all one\nsend all \u5c71\nsend all thr")
+            tmux.run("paste-buffer", "-p")
+            self.assertEqual([server.hear(), server.hear()], ["send all one", "send all \u5c71"])
+            self.assert_screen(tmux, ["> send all one", "> send all \u5c71", "> send all thr"], 14)
+
+    def test_the_server_dies_and_the_shell_comes_back(self) -> None:
+        with self.tmux() as (server, tmux):
+            tmux.type("half-typed")
+            tmux.wait_for(lambda: tmux.rows()[0] == "> half-typed")
+            server.die()
+            lost = f"Connection to 127.0.0.1:{server.port} lost."
+            self.assert_screen(tmux, ["> half-typed", lost, "status 1"], 0)
+
+
+CAPTURES = {
+    "Text at the end": ("send all are you there?", 0),
+    "Cursor in the middle": ("send all are you there?", 6),
+    "Wrapped": ("send all " + "the quick brown fox jumps over the lazy dog, " * 3, 60),
+    "Wide": ("send all " + WIDE * 4, 5),
+}
+
+
+def print_captures() -> None:
+    for title, (text, back) in CAPTURES.items():
+        with FakeServer() as server:
+            tmux = Tmux(server, 60)
+            try:
+                server.say("login confirmed", "Beth joins.")
+                tmux.type(text, *["Left"] * back)
+                print(f"{title}, before:\n{capture(tmux, text)}")
+                server.say("Beth: hello Tom", "David (to Tom): " + "wait for me " * 5)
+                tmux.wait_for(lambda tmux=tmux: "wait for me" in "".join(tmux.rows()))  # type: ignore[misc]
+                print(f"{title}, after two lines have arrived:\n{capture(tmux, text)}")
+            finally:
+                tmux.close()
+
+
+def capture(tmux: Tmux, text: str) -> str:
+    """Return the screen in a frame, once it shows all of the text, and where the cursor is."""
+    squeezed = re.sub(r"\s", "", text)
+    tmux.wait_for(lambda: squeezed in re.sub(r"\s", "", "".join(tmux.rows())))
+    row, column = tmux.cursor()
+    rows = tmux.run("capture-pane", "-p").rstrip("\n").split("\n")
+    frame = "+" + "-" * 60 + "+"
+    return "\n".join([frame, *rows, frame, f"cursor: row {row + 1}, column {column + 1}", ""])
+
+
+def main() -> None:
+    global QUICK  # noqa: PLW0603
+    arguments = sys.argv[1:]
+    if "--captures" in arguments:
+        print_captures()
+        return
+    QUICK = "--quick" in arguments
+    unittest.main(argv=[sys.argv[0]] + [a for a in arguments if a != "--quick"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,624 @@
+"""The client at a real pseudo-terminal: keys, the prompt, passwords, and every way out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import unittest
+from collections.abc import Iterator, Sequence
+
+from tests.fake_server import PATIENCE, FakeServer
+from tests.support import CLIENT, child_environment
+
+UP, DOWN, LEFT, DELETE = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b[3~"
+CTRL = {letter: chr(ord(letter) - 64) for letter in "ABCDEFGKLNPRUWYZ"}
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[@-~])")
+NO_TERMIOS = (
+    "-c",
+    "import sys; sys.modules['termios'] = None; import client; sys.exit(client.main(sys.argv[1:]))",
+)
+
+
+class Terminal:
+    """A pseudo-terminal with a client on it, as its session's leader."""
+
+    def __init__(
+        self,
+        server: FakeServer,
+        *,
+        program: Sequence[str] = (str(CLIENT),),
+        columns: int = 80,
+        environment: dict[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+    ) -> None:
+        self.master, self.slave = pty.openpty()
+        self.resize(columns)
+        self.settings = termios.tcgetattr(self.slave)
+        self.output = ""
+        self.seen = 0  # characters of the output that were waited for
+        self.process = subprocess.Popen(
+            [sys.executable, *program, "--port", str(server.port)],
+            stdin=self.slave if stdin is None else stdin,
+            stdout=self.slave if stdout is None else stdout,
+            stderr=self.slave,
+            env=child_environment() | {"TERM": "xterm"} | (environment or {}),
+            cwd=CLIENT.parent,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads)
+        )
+        server.accept()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+    def resize(self, columns: int, rows: int = 24) -> None:
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
+
+    def type(self, keys: str) -> None:
+        os.write(self.master, keys.encode("utf-8", "surrogateescape"))
+
+    def read(self, timeout: float) -> bool:
+        """Take in what the client writes; tell whether there was anything."""
+        if not select.select([self.master], [], [], timeout)[0]:
+            return False
+        self.output += os.read(self.master, 65536).decode("utf-8", "replace")
+        return True
+
+    def expect(self, wanted: str) -> str:
+        """Wait until `wanted` comes; return what came before it since the last time."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := self.output.find(wanted, self.seen)) < 0:
+            left = deadline - time.monotonic()
+            if left < 0 or not self.read(left):
+                raise AssertionError(f"{wanted!r} never came: {self.output[self.seen :]!r}")
+        before = self.output[self.seen : found]
+        self.seen = found + len(wanted)
+        return before
+
+    def status(self) -> int:
+        """Wait for the client's end; return its exit status."""
+        deadline = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            self.read(0.01)
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still running: {self.output[self.seen :]!r}")
+        while self.read(0):
+            pass
+        return self.process.returncode
+
+    def is_sane(self) -> bool:
+        return termios.tcgetattr(self.slave) == self.settings
+
+    def is_raw(self) -> bool:
+        return not termios.tcgetattr(self.slave)[3] & termios.ICANON
+
+
+class TerminalTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.server = self.enterContext(FakeServer())
+
+    @contextlib.contextmanager
+    def client(self, **options: object) -> Iterator[Terminal]:
+        terminal = Terminal(self.server, **options)  # type: ignore[arg-type]
+        try:
+            terminal.expect("> ")
+            yield terminal
+        finally:
+            terminal.close()
+
+    def assert_ends(self, terminal: Terminal, status: int = 0) -> None:
+        self.assertEqual(terminal.status(), status)
+        self.assertTrue(terminal.is_sane(), "the terminal was left in another state")
+        paste_on, paste_off = (terminal.output.rfind(f"\x1b[?2004{end}") for end in "hl")
+        self.assertTrue(paste_on < paste_off or paste_on == -1, "bracketed paste was left on")
+
+    def assert_typed(self, keys: str, sent: str) -> None:
+        """Hold what the client sends for keys and Enter to what it must be."""
+        with self.client() as terminal:
+            terminal.type(keys + "\r")
+            self.assertEqual(self.server.hear(), sent)
+        self.server.die()
+
+
+class EditingTest(TerminalTest):
+    def test_a_typed_line_is_sent(self) -> None:
+        self.assert_typed("send all hello", "send all hello")
+
+    def test_the_keys_that_fingers_know(self) -> None:
+        for keys, sent in (
+            ("wwho" + CTRL["A"] + CTRL["D"], "who"),
+            ("wo" + LEFT + "h", "who"),
+            ("wo" + CTRL["B"] + "h" + CTRL["F"] + "\x7f" + "o", "who"),
+            ("ho\x1b[Hw", "who"),
+            ("ho\x1b[1~w\x1b[F ", "who "),
+            ("ho" + CTRL["A"] + "w" + CTRL["E"] + " ", "who "),
+            ("whoo\x08", "who"),
+            ("wxho" + LEFT * 3 + DELETE, "who"),
+            ("who else" + LEFT * 5 + CTRL["K"], "who"),
+            ("nonsense who" + LEFT * 3 + CTRL["U"], "who"),
+            ("send all one two" + CTRL["W"] + "three", "send all one three"),
+            ("send all a b" + CTRL["W"] + CTRL["Y"] + CTRL["Y"], "send all a bb"),
+            ("send all b\x1bba ", "send all a b"),
+            ("send b" + CTRL["A"] + "\x1bf all", "send all b"),
+            ("send all b\x1b[1;5Da ", "send all a b"),
+            ("send all caf\u00e9s\x7f\x7f\u00e9", "send all caf\u00e9"),
+            ("send all e\u0301x\x7f\x7fe", "send all e"),
+            ("send all \u5c71\u7530" + LEFT + "\u5ddd", "send all \u5c71\u5ddd\u7530"),
+            ("wh\x1b[15~\x1b[Zo", "who"),
+            ("\x1bwho", "who"),
+            ("nonsense" + CTRL["C"] + "who", "who"),
+        ):
+            with self.subTest(keys=keys):
+                self.assert_typed(keys, sent)
+
+    def test_the_history_and_the_half_typed_line_below_it(self) -> None:
+        for keys, sent in (
+            (UP, "send all two"),
+            (UP * 2, "send all one"),
+            (UP * 9, "send all one"),
+            ("who" + UP * 2 + DOWN * 2, "who"),
+            ("who" + CTRL["P"] + CTRL["N"], "who"),
+            (UP * 2 + DOWN, "send all two"),
+            (CTRL["R"] + "one", "send all one"),
+            (CTRL["R"] + "all" + CTRL["R"], "send all one"),
+            (CTRL["R"] + "onx\x7f", "send all one"),
+            ("who" + CTRL["R"] + "one" + CTRL["G"], "who"),
+            (CTRL["R"] + "one" + CTRL["E"] + "s", "send all ones"),
+        ):
+            with self.subTest(keys=keys), self.client() as terminal:
+                terminal.type("send all one\rsend all two\r")
+                terminal.type(keys + "\r")
+                heard = [self.server.hear() for _ in range(3)]
+                self.assertEqual(heard, ["send all one", "send all two", sent])
+            self.server.die()
+
+    def test_tab_completes_commands_and_the_users_in_the_room(self) -> None:
+        for keys, sent in (
+            ("wh\t", "who "),
+            ("send B\thi", "send Beth hi"),
+            ("send al\thi", "send all hi"),
+            ("send Da\thi", "send Dave hi"),
+            ("send Mi\thi", "send Mihi"),
+            ("send Z\thi there", "send Zhi there"),
+        ):
+            with self.subTest(keys=keys), self.client() as terminal:
+                self.server.say("Beth, Dan, Tom", "Dave joins.", "Dan left.", "Mike joins.")
+                self.server.say("Mike left.")
+                terminal.expect("Mike left.")
+                terminal.type(keys + "\r")
+                if sent == "send Mihi":
+                    terminal.expect("Usage: send all|UserID Message")
+                else:
+                    self.assertEqual(self.server.hear(), sent)
+            self.server.die()
+
+    def test_a_second_tab_lists(self) -> None:
+        with self.client() as terminal:
+            terminal.type("log\t\t")
+            terminal.expect("login  logout")
+
+    def test_a_paste_is_its_lines_in_order_and_its_escapes_are_text(self) -> None:
+        lines = [f"send all line {number}" for number in range(200)]
+        with self.client() as terminal:
+            paste = "\r".join([*lines[:100], "send all \x1b[A\x03", *lines[100:], ""])
+            terminal.type(f"\x1b[200~{paste}\x1b[201~")
+            self.assertEqual([self.server.hear() for _ in lines], lines)
+            terminal.expect("send all \\x1b[A\\x03")
+            terminal.expect("Denied. Message must be printable text.")
+
+    def test_typed_bytes_that_are_not_utf8_are_refused(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all \udcff\r")
+            terminal.expect("Denied. Not valid UTF-8.")
+
+    def test_an_endless_line_is_refused_and_the_next_one_sent(self) -> None:
+        with self.client() as terminal:
+            for _ in range(20):
+                terminal.type("x" * 1000)
+                terminal.read(PATIENCE)
+            terminal.type("\r")
+            terminal.expect("Denied. Line longer than 2048 bytes.")
+            terminal.type("who\r")
+            self.assertEqual(self.server.hear(), "who")
+
+    def test_a_line_that_arrives_is_drawn_above_the_half_typed_text_in_one_write(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all half" + LEFT * 2)
+            terminal.expect("\x1b[13C")
+            self.server.say("Beth: hi", "Beth: there")
+            terminal.expect("\r\x1b[KBeth: hi\r\nBeth: there\r\n\x1b[?7l> send all half")
+            terminal.expect("\r\x1b[13C")
+            terminal.type("-typed-\r")
+            self.assertEqual(self.server.hear(), "send all ha-typed-lf")
+
+    def test_ctrl_l_clears_the_screen(self) -> None:
+        with self.client() as terminal:
+            terminal.type("who" + CTRL["L"])
+            terminal.expect("\x1b[H\x1b[2J")
+            terminal.expect("> who")
+
+    def test_a_new_window_size_is_used_at_once(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all " + "x" * 40)
+            terminal.expect("x" * 40)
+            terminal.resize(30)
+            terminal.expect("> send all " + "x" * 19 + "\r\n" + "x" * 21)
+
+
+class ShownTest(TerminalTest):
+    def test_what_arrives_is_shown_and_never_obeyed(self) -> None:
+        with self.client() as terminal:
+            self.server.say_bytes(b"\x1b[2J\x07 \xff \xc2\x9b \xe2\x80\xae end\n")
+            terminal.expect("\\x1b[2J\\x07 \ufffd \\x9b \\u202e end")
+
+    def test_a_megabyte_without_a_line_end_does_no_harm(self) -> None:
+        with self.client() as terminal:
+            self.server.client.settimeout(None)
+            os.set_blocking(self.server.client.fileno(), False)
+            left = 2**20
+            while left:
+                if select.select([], [self.server.client], [], 0)[1]:
+                    left -= self.server.client.send(b"x" * min(left, 65536))
+                terminal.read(0)
+            self.server.client.settimeout(PATIENCE)
+            self.server.say("", "the end")
+            terminal.expect("the end")
+            terminal.type("who\r")
+            self.assertEqual(self.server.hear(), "who")
+
+    def test_colours_where_they_belong(self) -> None:
+        with self.client() as terminal:
+            self.server.say("Beth joins.", "Beth: hi", "Beth (to Tom): psst", "Denied. No.")
+            terminal.expect("\x1b[2mBeth joins.\x1b[0m\r\nBeth: hi\r\n")
+            terminal.expect("\x1b[1mBeth (to Tom): psst\x1b[0m\r\n\x1b[31mDenied. No.\x1b[0m\r\n")
+            terminal.type("foo\r")
+            terminal.expect('\x1b[31mDenied. Unknown command "foo"')
+
+    def test_no_color_means_none(self) -> None:
+        with self.client(environment={"NO_COLOR": "1"}) as terminal:
+            self.server.say("Beth joins.", "Beth (to Tom): psst", "Denied. No.")
+            terminal.expect("Denied. No.")
+            self.assertNotRegex(terminal.output, r"\x1b\[[0-9]*m")
+
+
+class PasswordTest(TerminalTest):
+    def test_it_is_asked_for_unseen_while_lines_arrive(self) -> None:
+        for command in ("login", "newuser"):
+            with self.subTest(command=command), self.client() as terminal:
+                terminal.type(f"{command} Tom\r")
+                terminal.expect("Password: ")
+                terminal.type("Tom")
+                self.server.say("Beth joins.")
+                terminal.expect("Beth joins.")
+                terminal.expect("Password: ")
+                terminal.type("x\x7f11\r")
+                self.assertEqual(self.server.hear(), f"{command} Tom Tom11")
+                terminal.expect("> ")
+                self.assertNotIn("Tom1", terminal.output)
+                self.assertNotIn("11", ESCAPES.sub("", terminal.output))
+            self.server.die()
+
+    def test_a_wrong_userid_is_refused_before_the_question(self) -> None:
+        with self.client() as terminal:
+            terminal.type("login ab\r")
+            self.assertNotIn("Password", terminal.expect("UserID must be 3 to 32 characters."))
+
+    def test_a_wrong_password_is_refused_and_not_sent(self) -> None:
+        with self.client() as terminal:
+            terminal.type("login Tom\rabc\r")
+            terminal.expect("Denied. Password must be 4 to 8 characters.")
+            terminal.type("login Tom\ra b c\r")
+            terminal.expect("Denied. Password must be printable characters without spaces.")
+            terminal.type("who\r")
+            self.assertEqual(self.server.hear(), "who")
+
+    def test_ctrl_c_cancels_the_question_only(self) -> None:
+        with self.client() as terminal:
+            terminal.type("login Tom\r")
+            terminal.expect("Password: ")
+            terminal.type("secret" + CTRL["C"] + "who\r")
+            self.assertEqual(self.server.hear(), "who")
+
+    def test_passwords_stay_out_of_the_history(self) -> None:
+        with self.client() as terminal:
+            terminal.type("who\rlogin Tom Tom11\r LOGIN Tom Tom22\rnewuser  Mike Mike44\r")
+            terminal.type("login Tom\rTom33" + CTRL["U"] + "Tom11\r")
+            for sent in ("who", "login Tom Tom11", " LOGIN Tom Tom22", "newuser  Mike Mike44"):
+                self.assertEqual(self.server.hear(), sent)
+            self.assertEqual(self.server.hear(), "login Tom Tom11")
+            terminal.type(CTRL["Y"] + UP + CTRL["U"] + "send all x\r")
+            self.assertEqual(self.server.hear(), "send all x")
+            terminal.type(UP * 3 + "\r")
+            self.assertEqual(self.server.hear(), "who")
+            self.assertNotIn("Tom33", terminal.output)
+
+
+class EndTest(TerminalTest):
+    def log_out(self, terminal: Terminal) -> None:
+        self.assertEqual(self.server.hear(), "logout")
+        self.server.say("Tom left.")
+        self.server.die()
+        terminal.expect("Tom left.")
+        self.assert_ends(terminal)
+
+    def test_logout(self) -> None:
+        with self.client() as terminal:
+            terminal.type("logout\r")
+            self.log_out(terminal)
+
+    def test_ctrl_d_on_an_empty_line_logs_out(self) -> None:
+        with self.client() as terminal:
+            terminal.type(CTRL["D"])
+            self.log_out(terminal)
+
+    def test_ctrl_c_drops_the_line_and_on_an_empty_one_logs_out(self) -> None:
+        with self.client() as terminal:
+            terminal.type("half" + CTRL["C"])
+            terminal.expect("> half^C")
+            terminal.expect("> ")
+            terminal.type(CTRL["C"])
+            self.log_out(terminal)
+
+    def test_ctrl_c_does_not_overtake_the_lines_typed_before_it(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all one\rsend all two\r" + CTRL["C"])
+            self.assertEqual(self.server.hear(), "send all one")
+            self.assertEqual(self.server.hear(), "send all two")
+            self.log_out(terminal)
+
+    def test_an_interrupt_from_elsewhere_is_a_ctrl_c(self) -> None:
+        with self.client() as terminal:
+            terminal.type("half")
+            terminal.expect("half")
+            terminal.process.send_signal(signal.SIGINT)
+            terminal.expect("> half^C")
+            terminal.expect("> ")
+            terminal.process.send_signal(signal.SIGINT)
+            self.log_out(terminal)
+
+    def test_a_server_that_does_not_close_after_logout_is_not_waited_for_when_interrupted(
+        self,
+    ) -> None:
+        with self.client() as terminal:
+            terminal.type("logout\r")
+            self.assertEqual(self.server.hear_all(), ["logout"])
+            terminal.type(CTRL["C"])
+            self.assert_ends(terminal)
+
+    def test_a_resize_after_logout_does_not_cut_the_replies(self) -> None:
+        with self.client() as terminal:
+            terminal.type("logout\r")
+            self.assertEqual(self.server.hear_all(), ["logout"])
+            terminal.resize(40)
+            terminal.process.send_signal(signal.SIGWINCH)
+            while terminal.read(0.2):
+                pass  # what the signal might have it say
+            self.server.say("Tom left.")
+            self.server.die()
+            terminal.expect("Tom left.")
+            self.assert_ends(terminal)
+
+    def test_the_death_of_the_server_at_the_prompt(self) -> None:
+        for environment, program in (
+            ({}, (str(CLIENT),)),
+            ({"TERM": "dumb"}, (str(CLIENT),)),
+            ({}, NO_TERMIOS),
+        ):
+            for lose in (FakeServer.die, FakeServer.reset):
+                with (
+                    self.subTest(environment=environment, program=program, lose=lose),
+                    self.client(environment=environment, program=program) as terminal,
+                ):
+                    terminal.type("half-typed")
+                    terminal.expect("half-typed")
+                    begin = time.monotonic()
+                    lose(self.server)
+                    self.assert_ends(terminal, 1)
+                    self.assertLess(time.monotonic() - begin, 1)
+                    terminal.expect(f"Connection to 127.0.0.1:{self.server.port} lost.\r\n")
+                    self.assertNotIn("Traceback", terminal.output)
+
+    def test_the_death_of_the_server_at_the_password(self) -> None:
+        for environment in ({}, {"TERM": "dumb"}):
+            with self.subTest(environment), self.client(environment=environment) as terminal:
+                terminal.type("login Tom\r")
+                terminal.expect("Password: ")
+                self.server.die()
+                self.assert_ends(terminal, 1)
+
+    def test_a_signal_that_ends_it_leaves_the_terminal_sane(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            for environment in ({}, {"TERM": "dumb"}):
+                with (
+                    self.subTest(number=number, environment=environment),
+                    self.client(environment=environment) as terminal,
+                ):
+                    terminal.type("half")
+                    terminal.expect("half")
+                    terminal.process.send_signal(number)
+                    self.assert_ends(terminal, 128 + number)
+                    self.assertNotIn("Traceback", terminal.output)
+                self.server.die()
+
+    def test_a_terminal_that_is_hung_up_ends_it(self) -> None:
+        with self.client() as terminal:
+            os.close(terminal.slave)
+            os.close(terminal.master)
+            terminal.process.wait(PATIENCE)
+            terminal.master, terminal.slave = pty.openpty()
+
+    def test_ctrl_z_without_a_shell_is_survived(self) -> None:
+        with self.client() as terminal:
+            terminal.type("wh" + CTRL["Z"] + "o\r")
+            self.assertEqual(self.server.hear(), "who")
+
+
+JOB_CONTROL = """
+import os, signal, sys, termios
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = os.fork()
+if not job:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+while True:
+    _, status = os.waitpid(job, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        break
+    os.tcsetpgrp(0, os.getpgrp())
+    cooked = bool(termios.tcgetattr(0)[3] & termios.ICANON)
+    print("stopped, cooked:", cooked, flush=True)
+    sys.stdin.readline()
+    os.tcsetpgrp(0, job)
+    os.killpg(job, signal.SIGCONT)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+class JobControlTest(TerminalTest):
+    def test_ctrl_z_and_fg_keep_the_half_typed_line(self) -> None:
+        with self.client(program=("-c", JOB_CONTROL, str(CLIENT))) as terminal:
+            terminal.type("send all ha")
+            terminal.expect("send all ha")
+            terminal.type(CTRL["Z"])
+            terminal.expect("stopped, cooked: True")
+            terminal.type("fg\r")
+            terminal.expect("> send all ha")
+            self.assertTrue(terminal.is_raw())
+            terminal.type("lf\r")
+            self.assertEqual(self.server.hear(), "send all half")
+
+    def test_a_stop_from_elsewhere_is_survived_too(self) -> None:
+        with self.client() as terminal:
+            terminal.type("half")
+            terminal.expect("half")
+            terminal.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, terminal.process.pid, os.WSTOPPED | os.WNOWAIT)
+            termios.tcsetattr(terminal.slave, termios.TCSANOW, terminal.settings)
+            terminal.process.send_signal(signal.SIGCONT)
+            terminal.expect("> half")
+            self.assertTrue(terminal.is_raw())
+
+
+class PlainTest(TerminalTest):
+    """Where no escape sequence belongs."""
+
+    PLAIN: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
+        ({"TERM": "dumb"}, (str(CLIENT),)),
+        ({"TERM": ""}, (str(CLIENT),)),
+        ({}, NO_TERMIOS),
+    )
+
+    def test_a_session_without_escapes(self) -> None:
+        for environment, program in self.PLAIN:
+            with (
+                self.subTest(environment=environment, program=program),
+                self.client(environment=environment, program=program) as terminal,
+            ):
+                terminal.type("who\n")
+                self.assertEqual(self.server.hear(), "who")
+                self.assertEqual(terminal.expect("> "), "who\r\n")
+                self.server.say("Beth joins.", "Denied. No.", "\x1b[2J")
+                terminal.expect("\nBeth joins.\r\nDenied. No.\r\n\\x1b[2J\r\n> ")
+                terminal.type("foo\n")
+                terminal.expect("Denied. Unknown command")
+                terminal.expect("> ")
+                terminal.type(CTRL["D"])
+                self.assertEqual(self.server.hear(), "logout")
+                self.server.die()
+                self.assert_ends(terminal)
+                self.assertNotIn("\x1b", terminal.output)
+
+    def test_ctrl_c_drops_the_line_and_on_an_empty_one_logs_out(self) -> None:
+        with self.client(environment={"TERM": "dumb"}) as terminal:
+            terminal.type("half" + CTRL["C"])
+            terminal.expect("> ")
+            terminal.type("who\n")
+            self.assertEqual(self.server.hear(), "who")
+            terminal.expect("> ")
+            terminal.type(CTRL["C"])
+            self.assertEqual(self.server.hear(), "logout")
+            self.server.die()
+            self.assert_ends(terminal)
+
+    def test_ctrl_c_without_termios_logs_out(self) -> None:
+        with self.client(program=NO_TERMIOS) as terminal:
+            terminal.type(CTRL["C"])
+            self.assertEqual(self.server.hear(), "logout")
+            self.server.die()
+            self.assert_ends(terminal)
+
+    def test_the_password_is_unseen_on_a_dumb_terminal(self) -> None:
+        with self.client(environment={"TERM": "dumb"}) as terminal:
+            terminal.type("login Tom\n")
+            terminal.expect("Password: ")
+            self.server.say("Beth joins.")
+            terminal.expect("Beth joins.\r\nPassword: ")
+            terminal.type("Tom11\n")
+            self.assertEqual(self.server.hear(), "login Tom Tom11")
+            terminal.expect("> ")
+            self.assertNotIn("Tom11", terminal.output)
+            terminal.type("login Tom\n")
+            terminal.expect("Password: ")
+            terminal.type("sec" + CTRL["C"])
+            terminal.expect("> ")
+            terminal.type("who\n")
+            self.assertEqual(self.server.hear(), "who")
+
+    def test_the_password_is_asked_for_without_termios(self) -> None:
+        with self.client(program=NO_TERMIOS) as terminal:
+            terminal.type("login Tom\n")
+            terminal.expect("Password: ")
+            terminal.type("Tom11\n")
+            self.assertEqual(self.server.hear(), "login Tom Tom11")
+
+    def test_standard_output_may_be_a_pipe_while_input_is_a_terminal(self) -> None:
+        reading, writing = os.pipe()
+        with open(reading, "rb") as output:
+            terminal = Terminal(self.server, stdout=writing)
+            os.close(writing)
+            try:
+                terminal.type("who\n")
+                self.assertEqual(self.server.hear(), "who")
+                self.server.say("Beth joins.")
+                self.assertEqual(output.readline(), b"Beth joins.\n")
+                terminal.type(CTRL["D"])
+                self.assertEqual(self.server.hear(), "logout")
+                self.server.die()
+                self.assert_ends(terminal)
+                self.assertEqual(output.read(), b"")
+                self.assertNotIn("\x1b", terminal.output)
+            finally:
+                terminal.close()
+
+    def test_standard_input_may_be_a_pipe_while_output_is_a_terminal(self) -> None:
+        terminal = Terminal(self.server, stdin=subprocess.DEVNULL)
+        try:
+            self.server.say("Beth joins.", "Denied. No.")
+            self.assertEqual(self.server.hear(), "logout")
+            self.server.die()
+            self.assert_ends(terminal)
+            self.assertEqual(terminal.output, "Beth joins.\r\nDenied. No.\r\n")
+        finally:
+            terminal.close()
+
+
+if __name__ == "__main__":
+    unittest.main()

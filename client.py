@@ -18,10 +18,8 @@ They meet in the Screen, which owns the terminal. Needs only this file and Pytho
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import contextlib
-import functools
 import os
 import re
 import select
@@ -73,6 +71,8 @@ USAGE = {
     "who": "who",
     "logout": "logout",
 }
+# `all` means everyone, and what a user called Usage says would look like a server's `Usage: who`.
+RESERVED = ("all", "usage")
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
 # whatever could move a reader's cursor or make a line look like another's.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -147,8 +147,8 @@ def check_userid(text: str) -> str:
         raise Denied("Denied. UserID must be 3 to 32 characters.")
     if not is_of_one_script(userid):
         raise Denied("Denied. UserID may hold letters and digits of one script, and _ - .")
-    if userid.lower() == "all":
-        raise Denied('Denied. UserID "all" is reserved.')
+    if userid.lower() in RESERVED:
+        raise Denied(f'Denied. UserID "{userid.lower()}" is reserved.')
     return userid
 
 
@@ -1172,33 +1172,36 @@ def open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def port_number(text: str) -> int:
+def port(text: str) -> int:
+    """Raises ValueError; argparse then calls it an invalid port, by this function's name."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+        raise ValueError
     return int(text)
 
 
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="The client of a small chat room.",
-        # Without a width it imports shutil, a tenth of the time from start to prompt.
-        formatter_class=functools.partial(argparse.HelpFormatter, width=100),
-    )
+def parse_options(arguments: list[str]) -> tuple[str, int]:
+    """Return host and port; exits with status 2 for wrong options."""
+    if not arguments:
+        return HOST, PORT  # as mostly: without the parser, the prompt is there a tenth sooner
+    import argparse
+
+    parser = argparse.ArgumentParser(description="The client of a small chat room.")
     parser.add_argument("--host", default=HOST, help="of the server (default: %(default)s)")
     parser.add_argument(
-        "--port", type=port_number, default=PORT, help="of the server (default: %(default)s)"
+        "--port", type=port, default=PORT, help="of the server (default: %(default)s)"
     )
     parser.add_argument("--version", action="version", version=f"client.py {VERSION}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return options.host, options.port
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_options(arguments)
+def main(arguments: list[str]) -> int:
+    """Run the client; return the exit status."""
+    host, number = parse_options(arguments)
     open_missing_streams()
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"{host}:{options.port}"
+    address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     try:
-        connection = connect(options.host, options.port)
+        connection = connect(host, number)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         print(
@@ -1212,4 +1215,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

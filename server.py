@@ -120,6 +120,8 @@ USAGE = {
     "who": "who",
     "logout": "logout",
 }
+# `all` means everyone, and what a user called Usage says would look like a server's `Usage: who`.
+RESERVED = ("all", "usage")
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
 # whatever could move a reader's cursor or make a line look like another's.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -236,8 +238,8 @@ def check_userid(text: str) -> str:
         raise Denied("Denied. UserID must be 3 to 32 characters.")
     if not is_of_one_script(userid):
         raise Denied("Denied. UserID may hold letters and digits of one script, and _ - .")
-    if userid.lower() == "all":
-        raise Denied('Denied. UserID "all" is reserved.')
+    if userid.lower() in RESERVED:
+        raise Denied(f'Denied. UserID "{userid.lower()}" is reserved.')
     return userid
 
 
@@ -298,7 +300,7 @@ HASH = re.compile(
 # The lines that the server itself writes for plain ASCII names: they need no further checks, which
 # makes a million of them load in about a second.
 OWN_LINE = re.compile(
-    r"\((?![Aa][Ll][Ll],)([A-Za-z0-9_.-]{3,32}), "
+    r"\((?!(?i:all|usage),)([A-Za-z0-9_.-]{3,32}), "
     r"(\$scrypt\$ln=14,r=8,p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43})\)"
 )
 

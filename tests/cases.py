@@ -117,6 +117,10 @@ CASES: list[tuple[str, str | None]] = [
     ("login ALL Mike44", RESERVED),
     ("send ALL hello", RESERVED),
     ("newuser alls Mike44", None),
+    # So is `Usage`: what such a user says could look like a reply of the server.
+    ("newuser Usage Mike44", 'Denied. UserID "usage" is reserved.'),
+    ("login usage Mike44", 'Denied. UserID "usage" is reserved.'),
+    ("newuser Usages Mike44", None),
     # Passwords.
     ("newuser Mike abc", PASSWORD_LENGTH),
     ("newuser Mike abcd", None),

@@ -485,5 +485,3 @@ class StartTest(unittest.TestCase):
         self.assertEqual(run_client("-h").returncode, 0)
 
 
-if __name__ == "__main__":
-    unittest.main()

@@ -620,5 +620,3 @@ class PlainTest(TerminalTest):
             terminal.close()
 
 
-if __name__ == "__main__":
-    unittest.main()

@@ -87,19 +87,20 @@ LOBBY = 100  # connections that have not logged in; the next one evicts the olde
 OUTBOX_LIMIT = 1 << 20  # bytes that may wait for one connection
 STALL_SECONDS = 30  # with bytes waiting and none written for so long, it is dropped
 LINGER_SECONDS = 1.0  # for the other side to close first, so that no last line is lost to a reset
+DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 POST_LIMIT = 512  # lines waiting for the courier's next round before readers pause
 SEND_BUFFER = 256 * 1024  # bytes in the kernel for each connection, so that it is bounded too
-KEEPALIVE = (  # a dead peer is found within 2 minutes: 60 s idle, then 4 probes 15 s apart
-    ("TCP_KEEPIDLE", 60),
-    ("TCP_KEEPALIVE", 60),  # the same on macOS
-    ("TCP_KEEPINTVL", 15),
-    ("TCP_KEEPCNT", 4),
-    ("TCP_USER_TIMEOUT", 115_000),  # ms, for when data is on its way: keepalive is silent then
+KEEPALIVE = (  # a dead peer is found within 2 minutes: 30 s idle, then 3 probes 10 s apart, or ...
+    ("TCP_KEEPIDLE", 30),
+    ("TCP_KEEPALIVE", 30),  # the same on macOS
+    ("TCP_KEEPINTVL", 10),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 55_000),  # ... 55 s (in ms) on top, if data was sent meanwhile
 )
 SCRIBE_LIMIT = 10_000  # lines that wait for a slow terminal or disk before some are not shown
 BACKLOG = 4096  # connections that the kernel keeps until they are accepted
 ACCEPT_PAUSE = 1.0  # seconds before accept is tried again when descriptors have run out
-STOP_SECONDS = 1.5  # for the last lines when the server stops, whatever the clients do
+STOP_SECONDS = 1.2  # for the last lines when the server stops, whatever the clients do
 THREAD_STACK = 256 * 1024  # bytes; the default of 8 MiB would cost address space for nothing
 
 HASH_COST = (14, 8, 1)  # scrypt's log2(N), r and p: 16 MiB and some 50 ms for each try
@@ -426,6 +427,7 @@ class Accounts:
         self.file: int | None = None  # descriptor, open and locked
         self.left: tuple[int, ...] | None = None  # what the file looked like when we left it
         self.needs_line_end = False
+        self.unwritable = 0  # errno, if the file could only be opened for reading
 
     def load(self) -> None:
         """Read the file, hash plain passwords and set aside a torn line.
@@ -488,14 +490,16 @@ class Accounts:
             return True
 
     def _open_locked(self) -> int:
+        binary = getattr(os, "O_BINARY", 0)
         while True:
+            self.unwritable = 0
             try:
-                file = os.open(self.path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+                file = os.open(self.path, os.O_RDWR | os.O_APPEND | binary)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
-                # Good enough for logins; the first newuser will say what is wrong.
-                file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                self.unwritable = error.errno  # good enough for logins
+                file = os.open(self.path, os.O_RDONLY | binary)
             try:
                 lock_file(file)
                 if os.path.samestat(os.fstat(file), os.stat(self.path)):
@@ -550,10 +554,10 @@ class Accounts:
     def _create(self) -> None:
         """Make the file, which is missing; with all accounts that we know, should it be lost."""
         self.file = create_file(self.path)
-        lock_file(self.file)
-        sync_directory(self.path.parent)
         self.needs_line_end = False
         try:
+            lock_file(self.file)
+            sync_directory(self.path.parent)
             self._append("".join(account_line(*account) for account in self.hashes.items()))
         except OSError:
             self.path.unlink()  # or the next load would take it for an empty users.txt
@@ -562,14 +566,17 @@ class Accounts:
 
     def _append(self, text: str) -> None:
         assert self.file is not None
+        self.left = None  # until all is well: the next newuser reads the file again
+        if self.unwritable:
+            raise OSError(self.unwritable, os.strerror(self.unwritable))
         data = ("\n" if self.needs_line_end else "").encode() + text.encode()
         end = os.fstat(self.file).st_size
-        self.left = None  # until all is well: the next newuser reads the file again
         try:
             write_all(self.file, data)
             os.fsync(self.file)
         except OSError:
-            os.ftruncate(self.file, end)
+            with contextlib.suppress(OSError):  # then the next load sets the torn line aside
+                os.ftruncate(self.file, end)
             raise
         self.needs_line_end = False
         self.left = self._look()
@@ -1136,12 +1143,12 @@ class Courier:
         outbox.waiting_size = 0
         self._stop_listening(outbox)
         self._forget_deadline(outbox)
+        outbox.on_lost(how)  # before its reader wakes, which knows no reason
         with contextlib.suppress(OSError):  # it may be gone already
             # A reset on close: the kernel's buffer, too, goes at once.
             reset = struct.pack("ii", 1, 0)
             outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         self._shut(outbox)
-        outbox.on_lost(how)
         self._part(outbox)
 
     def _shut(self, outbox: Outbox) -> None:
@@ -1274,8 +1281,11 @@ class Session:
         how = ""
         try:
             for line in self.lines():
-                if not self.member.gone.is_set():
-                    self.obey(line)
+                if self.member.gone.is_set():
+                    break
+                self.obey(line)
+            self.house.room.leave(self.member)
+            self.drain()
         except OSError:
             how = " (connection lost)"
         finally:
@@ -1291,9 +1301,10 @@ class Session:
         self.house.room.leave(self.member, how)
 
     def lines(self) -> Iterator[bytes]:
+        """Yield what arrives, a line at a time, until the connection ends or the session does."""
         framing = Framing()
         skipped = 0
-        while data := self.receive():
+        while (data := self.receive(READ_SIZE)) and not self.member.gone.is_set():
             yield from framing.feed(data)
             if framing.skipping:
                 skipped += len(data)
@@ -1301,11 +1312,16 @@ class Session:
                     skipped = 0
                     self.pace()
 
-    def receive(self) -> bytes:
+    def drain(self) -> None:
+        """Read what still comes: closed with bytes unread, a socket is reset and last lines lost."""
+        while self.receive(SKIP_UNIT):
+            time.sleep(DRAIN_PAUSE)  # nothing waits for this, and a flood must not find it eager
+
+    def receive(self, size: int) -> bytes:
         if not DONT_WAIT:
             # The courier needs a socket that does not block, so the wait is for select (Windows).
             select.select([self.socket], [], [])
-        return self.socket.recv(READ_SIZE)
+        return self.socket.recv(size)
 
     def pace(self) -> None:
         """Wait until the next line may be read: a burst at once, then --rate a second."""

@@ -86,7 +86,7 @@ LOBBY = 100  # connections that have not logged in; the next one evicts the olde
 
 OUTBOX_LIMIT = 1 << 20  # bytes that may wait for one connection
 STALL_SECONDS = 30  # with bytes waiting and none written for so long, it is dropped
-LINGER_SECONDS = 1.0  # for the other side to close first, so that no last line is lost to a reset
+LINGER_SECONDS = 0.5  # for the other side to close first, so that no last line is lost to a reset
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 POST_LIMIT = 512  # lines waiting for the courier's next round before readers pause
 SEND_BUFFER = 256 * 1024  # bytes in the kernel for each connection, so that it is bounded too

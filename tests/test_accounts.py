@@ -410,5 +410,3 @@ class StartTest(unittest.TestCase):
                 self.assertEqual(talker.ask(f"login {confirmed[-1]} pass"), "login confirmed")
         finally:
             server_process.stop()
-
-

@@ -483,5 +483,3 @@ class StartTest(unittest.TestCase):
     def test_help_and_version_need_no_server(self) -> None:
         self.assertEqual(run_client("--version").stdout.decode(), f"client.py {client.VERSION}\n")
         self.assertEqual(run_client("-h").returncode, 0)
-
-

@@ -618,5 +618,3 @@ class PlainTest(TerminalTest):
             self.assertEqual(terminal.output, "Beth joins.\r\nDenied. No.\r\n")
         finally:
             terminal.close()
-
-

@@ -145,5 +145,3 @@ class FailuresTest(unittest.TestCase):
         self.failures.check("192.0.2.1")
         with self.assertRaises(server.Denied):
             self.failures.check("192.0.2.5")
-
-

@@ -295,7 +295,7 @@ def check_message(text: str) -> str:
 # --------------------------------------------------------------------------------------------------
 
 HASH = re.compile(
-    r"\$scrypt\$ln=([1-9]\d?),r=([1-9]\d{0,2}),p=([1-9]\d?)"
+    r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
     r"\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})"
 )
 # The lines that the server itself writes for plain ASCII names: they need no further checks, which
@@ -397,7 +397,7 @@ def read_users(data: bytes, name: str) -> UsersFile:
 
 def read_account(line: str) -> tuple[str, str]:
     """Return a line's UserID, and its hash or plain password; raise ValueError with the reason."""
-    text = line.strip()
+    text = line.strip(" \t\r")
     userid, comma, field = text[1:-1].partition(",")
     if not (text.startswith("(") and text.endswith(")") and comma):
         raise ValueError("not an account; write (UserID, Password), or # before a comment.")
@@ -520,7 +520,9 @@ class Accounts:
                 f"{self.path.name}:{len(users.lines)}: the last line was cut short by a crash and "
                 "never confirmed; it is now a comment."
             )
-            users.lines[-1:] = ["# cut short by a crash: " + ascii(users.lines[-1]), ""]
+            # Without the second field: what an editor cut short may be a plain password.
+            name = ascii(users.lines[-1].partition(",")[0])
+            users.lines[-1:] = [f"# cut short by a crash: {name}", ""]
         if users.plain or users.torn:
             self._replace("\n".join(users.lines).encode(errors="surrogateescape"))
 
@@ -1313,7 +1315,7 @@ class Session:
                     self.pace()
 
     def drain(self) -> None:
-        """Read what still comes: closed with bytes unread, a socket is reset and last lines lost."""
+        """Read what still comes: a socket closed with bytes unread is reset, which loses lines."""
         while self.receive(SKIP_UNIT):
             time.sleep(DRAIN_PAUSE)  # nothing waits for this, and a flood must not find it eager
 

@@ -252,4 +252,4 @@ def running_server(
             yield server
         finally:
             status = server.stop()
-        assert status == 0, f"the server ended with status {status}: {server.errors.seen}"
+        assert status == 0, f"the server ended with status {status}: {server.errors.all()}"

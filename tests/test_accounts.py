@@ -202,6 +202,11 @@ class AccountsTest(unittest.TestCase):
                 self.assertEqual(set(accounts.hashes), {"Tom", "Mike"})
                 accounts.close()
 
+    def test_a_plain_password_that_was_cut_short_is_not_kept_in_the_comment(self) -> None:
+        self.load("(Tom, Tom11)\n(Beth, Beth33")
+        self.assertIn("cut short by a crash: '(Beth'\n", self.path.read_text())
+        self.assertNotIn("Beth33", self.path.read_text())
+
     def test_what_a_power_cut_left_as_nul_bytes_is_set_aside(self) -> None:
         accounts = self.load(b"(Tom, Tom11)\n(Mike, $scrypt$ln=14" + bytes(40) + b"\n")
         self.assertEqual(set(accounts.hashes), {"Tom"})

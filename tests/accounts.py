@@ -1,0 +1,536 @@
+"""The long runs of the accounts: what is confirmed stays, whatever the moment of the crash.
+
+    python -m tests.accounts [--quick]
+
+Needs passlib. Kill -9 in the middle of newusers and at every step of a write, 100,000 accounts,
+hashes of another tool, two servers on one file, and what time tells about who has an account. Each
+run prints its figure; a failure is traced, the others still run, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import server
+from tests.support import (
+    CHEAP_PASSWORD,
+    PATIENCE,
+    ROOT,
+    SERVER,
+    ServerProcess,
+    Talker,
+    child_environment,
+    temporary_folder,
+    write_cheap_users,
+)
+
+OPTIONS = ("--rate", "0", "--max-clients", "1000")
+CHEAP_COST = (4, 1, 1)  # instead of (14, 8, 1), where the cost of a hash is not what is asked about
+LINE = re.compile(
+    r"\(\w[\w.-]{2,31}, \$scrypt\$ln=\d+,r=\d+,p=\d+\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}\)"
+)
+READY_LIMIT = 2.0  # seconds
+RATIO_LIMIT = 1.5  # newuser among 100,000 accounts to newuser among 3
+TIMING_LIMIT = 1.2  # unknown user to wrong password, either way
+
+
+def program(prelude: str = "", cost: tuple[int, int, int] = CHEAP_COST) -> tuple[str, ...]:
+    """Return how to run server.py with another hash cost, and after `prelude`."""
+    lines = [
+        f"import os, signal, sys; sys.path.insert(0, {str(ROOT)!r}); import server",
+        f"server.HASH_COST = {cost}; server.FAILURE_DELAY = 0",
+        prelude,
+        "sys.exit(server.main())",
+    ]
+    return (sys.executable, "-c", "\n".join(lines))
+
+
+@contextlib.contextmanager
+def serving(
+    users: Path, command: Sequence[str] = (sys.executable, str(SERVER))
+) -> Iterator[ServerProcess]:
+    process = ServerProcess(users, OPTIONS, program=command)
+    try:
+        yield process
+    finally:
+        status = process.stop()
+    assert status == 0, f"status {status}: {process.errors.all()}"
+
+
+# --------------------------------------------------------------------------------------------------
+# Kill -9 in the middle of newusers.
+# --------------------------------------------------------------------------------------------------
+
+
+class Registrar:
+    """A connection that asks for one account after another until the server is gone."""
+
+    def __init__(
+        self, talker: Talker, userids: Sequence[str], on_confirmed: Callable[[], None]
+    ) -> None:
+        self.talker = talker
+        self.userids = userids
+        self.on_confirmed = on_confirmed
+        self.confirmed: list[str] = []
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        # Unread commands at the kill make the kernel reset the connection.
+        with self.talker, contextlib.suppress(ConnectionError):
+            self.talker.send(*(f"newuser {userid} pw{userid[-4:]}" for userid in self.userids))
+            for userid in self.userids:
+                line = self.talker.line()
+                if line is None:
+                    return
+                assert line == "New user account created. Please login.", line
+                self.confirmed.append(userid)
+                self.on_confirmed()
+
+
+def kill_among_newusers(users: Path, number: int, wanted: int) -> list[str]:
+    """Run a server, kill it once `wanted` accounts are confirmed; return all that were."""
+    process = ServerProcess(users, OPTIONS, program=program())
+    try:
+        due = threading.Semaphore(0)
+        registrars = [
+            Registrar(
+                process.connect(), [f"r{number}c{c}u{u:04}" for u in range(wanted)], due.release
+            )
+            for c in range(4)
+        ]
+        for _ in range(wanted):
+            assert due.acquire(timeout=PATIENCE), "newuser takes too long"
+        process.process.kill()
+        for registrar in registrars:
+            registrar.thread.join(PATIENCE)
+    finally:
+        process.stop(signal.SIGKILL)
+    return [userid for registrar in registrars for userid in registrar.confirmed]
+
+
+def log_in(process: ServerProcess, userids: Sequence[str]) -> None:
+    for userid in userids:
+        with process.login(userid, f"pw{userid[-4:]}") as talker:
+            talker.send("logout")
+            assert talker.line() == f"{userid} left."
+
+
+def hold_lines(users: Path) -> int:
+    """Hold a file to lines that are whole accounts or comments; return the number of accounts."""
+    accounts = [line for line in users.read_text().splitlines() if not line.startswith("#")]
+    for line in accounts:
+        assert LINE.fullmatch(line), repr(line)
+    return len(accounts)
+
+
+def killed_among_newusers(quick: bool) -> str:
+    """Whatever was confirmed before a kill -9 logs in after it, and no line is torn."""
+    rounds, total = (3, 90) if quick else (20, 1000)
+    confirmed: list[str] = []
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        for number in range(rounds):
+            new = kill_among_newusers(users, number, total // rounds)
+            with serving(users, program()) as process:
+                log_in(process, new)
+            kept = hold_lines(users)
+            confirmed += new
+            assert kept >= len(confirmed)
+        with serving(users, program()) as process:
+            log_in(process, confirmed)
+    return (
+        f"{rounds} kills among newusers: {len(confirmed)} accounts confirmed, all log in, "
+        f"{kept - len(confirmed)} more written but not confirmed, 0 lines torn (hash cost lowered)"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Kill -9 at every step of a write: the process kills itself before, in the middle of and after each
+# system call that touches the file, which no kill from outside could aim at.
+# --------------------------------------------------------------------------------------------------
+
+DEADLY = """
+steps = 0
+def deadly(name):
+    call = getattr(os, name)
+    def step(*arguments, **options):
+        global steps
+        steps += 1
+        if steps == {last}:
+            if name == "write":
+                call(arguments[0], bytes(arguments[1])[:len(arguments[1]) * {share} // 100])
+            elif {share} >= 50:
+                call(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return step
+def arm():
+    for name in ("write", "fsync", "replace", "fchmod", "open", "close", "ftruncate", "fstat"):
+        setattr(os, name, deadly(name))
+"""
+ARM_AT_LOAD = """
+load = server.Accounts.load
+def armed(self):
+    arm()
+    load(self)
+    os.kill(os.getpid(), signal.SIGTERM)  # it got through; main sees to the rest
+server.Accounts.load = armed
+"""
+ARM_AT_ADD = """
+add = server.Accounts.add
+def armed(self, userid, record):
+    if userid == "Victim":
+        arm()
+    return add(self, userid, record)
+server.Accounts.add = armed
+"""
+
+
+def start_and_wait(users: Path, command: Sequence[str]) -> int:
+    """Run a server that ends by itself; return its status, negative for a signal."""
+    result = subprocess.run(
+        [*command, "--port", "0", "--users", str(users)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(),
+        timeout=PATIENCE * 4,
+        check=False,
+    )
+    return result.returncode
+
+
+def plain_file(count: int) -> bytes:
+    lines = ["# the class of 1999", ""]
+    lines += [f"(User{number}, Pass{number:03})" for number in range(count)]
+    lines.insert(len(lines) // 2, "# the second half")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def hold_old_or_new(users: Path, old: bytes) -> bool:
+    """Hold a file to being the old one to the byte, or all hashed; return whether it is new."""
+    now = users.read_bytes()
+    assert users.stat().st_mode & 0o777 == 0o640
+    if now == old:
+        return False
+    was, lines = old.decode().split("\n"), now.decode().split("\n")
+    assert len(was) == len(lines), "lines were lost"
+    for before, line in zip(was, lines, strict=True):
+        if before.startswith("("):
+            assert LINE.fullmatch(line), repr(line)
+            assert line.split(",")[0] == before.split(",")[0]
+        else:
+            assert line == before
+    return True
+
+
+def lay_out(users: Path, data: bytes) -> None:
+    users.write_bytes(data)
+    users.chmod(0o640)
+
+
+def killed_at_each_step_of_hashing(quick: bool) -> str:
+    """Dying at any step of the first start leaves the old file or the new one, whole."""
+    old = plain_file(50)
+    outcomes: list[bool] = []
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        for share in (50,) if quick else (0, 50, 100):
+            for last in range(1, 200):
+                lay_out(users, old)
+                prelude = DEADLY.format(last=last, share=share) + ARM_AT_LOAD
+                status = start_and_wait(users, program(prelude))
+                if status != -signal.SIGKILL:
+                    break
+                outcomes.append(hold_old_or_new(users, old))
+            assert status in (0, -signal.SIGTERM), status
+            assert hold_old_or_new(users, old)
+    assert {True, False} == set(outcomes), "not every step was reached"
+    return (
+        f"50 plain lines, killed at each of {len(outcomes)} steps of hashing them: "
+        f"{outcomes.count(False)} times the old file, {outcomes.count(True)} times the new, whole"
+    )
+
+
+def killed_at_any_time_of_hashing(quick: bool) -> str:
+    """The same with kills from outside, at real hash cost, many of them at the very end."""
+    chance = random.Random(50)
+    old = plain_file(8 if quick else 50)
+    outcomes = []
+    with temporary_folder() as folder:
+        users, temporary = folder / "users.txt", folder / ".users.txt.new"
+        for turn in range(4 if quick else 20):
+            lay_out(users, old)
+            temporary.unlink(missing_ok=True)
+            process = ServerProcessToKill(users)
+            if turn % 2:
+                process.wait_for(temporary.exists)
+                time.sleep(chance.uniform(0, 0.004))
+            else:
+                time.sleep(chance.uniform(0.1, 0.5 if quick else 2.0))
+            process.kill()
+            outcomes.append(hold_old_or_new(users, old))
+        with serving(users) as server_process, server_process.login("User7", "Pass007"):
+            assert hold_old_or_new(users, old)
+        assert not temporary.exists(), "a temporary file stays behind"
+    return (
+        f"{len(outcomes)} kills from outside while hashing: {outcomes.count(False)} times the old "
+        f"file, {outcomes.count(True)} times the new, whole; then all hashed (real hash cost)"
+    )
+
+
+class ServerProcessToKill:
+    """A server that is not waited for until it is ready."""
+
+    def __init__(self, users: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(SERVER), "--port", "0", "--users", str(users)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=child_environment(),
+        )
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.0005)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def killed_at_each_step_of_newuser(quick: bool) -> str:
+    """Dying at any step of a newuser keeps the others; the new one is whole, or not there."""
+    written = torn = steps = 0
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        for share in (30,) if quick else (0, 1, 30, 99, 100):
+            for last in range(1, 50):
+                write_cheap_users(users, ["Tom", "Beth"])
+                prelude = DEADLY.format(last=last, share=share) + ARM_AT_ADD
+                if not dies_at_newuser(users, prelude):
+                    break
+                steps += 1
+                torn += not users.read_text().endswith("\n")
+                with serving(users, program()) as process:
+                    written += hold_victim(process)
+                hold_lines(users)
+    return (
+        f"newuser killed at each of {steps} steps: the others stay, the new account is whole "
+        f"{written} times and absent {steps - written} times, {torn} torn lines set aside"
+    )
+
+
+def dies_at_newuser(users: Path, prelude: str) -> bool:
+    process = ServerProcess(users, OPTIONS, program=program(prelude))
+    try:
+        with process.connect() as talker:
+            talker.send("newuser Victim victim")
+            line = None
+            with contextlib.suppress(ConnectionError):
+                line = talker.line()
+            assert line in (None, "New user account created. Please login."), line
+            if line is None:
+                assert process.process.wait(PATIENCE) == -signal.SIGKILL
+            return line is None
+    finally:
+        process.stop()
+
+
+def hold_victim(process: ServerProcess) -> bool:
+    """Return whether the account is there; if not, it can be made."""
+    for userid in ("Tom", "Beth"):
+        process.login(userid).close()
+    with process.connect() as talker:
+        is_there = talker.ask("newuser Victim victim") == "Denied. User account already exists."
+        assert talker.ask("login Victim victim") == "login confirmed"
+    return is_there
+
+
+# --------------------------------------------------------------------------------------------------
+# 100,000 accounts.
+# --------------------------------------------------------------------------------------------------
+
+
+def many_accounts(quick: bool) -> str:
+    """With 100,000 accounts the server is ready soon, and newuser costs what it costs with 3."""
+    del quick  # it is quick enough
+    record = server.hash_password("secret")
+    with temporary_folder() as folder:
+        few, many = folder / "few.txt", folder / "many.txt"
+        write_cheap_users(few, ["Tom", "Beth", "David"])
+        many.write_text("".join(f"(User{n}, {record})\n" for n in range(100_000)))
+        seconds = [time_to_ready(many) for _ in range(3)]
+        command = program()
+        with serving(few, command) as small, serving(many, command) as large:
+            with large.login("User99999", "secret"):
+                pass
+            costs = newuser_costs(small, large)
+    ready, ratio = statistics.median(seconds), costs[1] / costs[0]
+    assert ready < READY_LIMIT, seconds
+    assert ratio < RATIO_LIMIT, costs
+    return (
+        f"100,000 accounts: ready in {ready:.2f} s (median of 3); newuser {costs[1] * 1000:.2f} "
+        f"ms, with 3 accounts {costs[0] * 1000:.2f} ms (medians of 60, hash cost lowered): "
+        f"{ratio:.2f}"
+    )
+
+
+def time_to_ready(users: Path) -> float:
+    began = time.perf_counter()
+    with serving(users):
+        return time.perf_counter() - began
+
+
+def newuser_costs(*processes: ServerProcess) -> list[float]:
+    """Return the median seconds of a newuser on each server, asked in turns for a fair weather."""
+    seconds: list[list[float]] = [[] for _ in processes]
+    talkers = [process.connect() for process in processes]
+    for number in range(60):
+        for talker, spent in zip(talkers, seconds, strict=True):
+            began = time.perf_counter()
+            assert talker.ask(f"newuser Late{number} secret") == (
+                "New user account created. Please login."
+            )
+            spent.append(time.perf_counter() - began)
+    for talker in talkers:
+        talker.close()
+    return [statistics.median(spent) for spent in seconds]
+
+
+# --------------------------------------------------------------------------------------------------
+# Other tools, other servers, other people's curiosity.
+# --------------------------------------------------------------------------------------------------
+
+
+def other_tools_agree(quick: bool) -> str:
+    """Hashes of passlib log in here, with any parameters; ours verify there."""
+    del quick
+    warnings.simplefilter("ignore", DeprecationWarning)  # passlib's own, about the module crypt
+    from passlib.hash import scrypt  # type: ignore[import-untyped]
+
+    shapes = [(14, 8, 1), (10, 16, 2), (15, 8, 1), (1, 1, 1), (13, 3, 16)]
+    theirs = {
+        f"User{rounds}": scrypt.using(
+            rounds=rounds, block_size=blocks, parallelism=lanes, salt_size=16
+        ).hash("Jos\u00e91")
+        for rounds, blocks, lanes in shapes
+    }
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        users.write_text("".join(f"({userid}, {record})\n" for userid, record in theirs.items()))
+        with serving(users) as process:
+            for userid in theirs:
+                process.login(userid, "Jose\u03011").close()
+            with process.connect() as talker:
+                talker.send("newuser Mike a),(#$")
+                talker.expect("New user account created. Please login.")
+        ours = users.read_text().splitlines()[-1].partition(", ")[2].removesuffix(")")
+    assert scrypt.verify("a),(#$", ours)
+    assert not scrypt.verify("a),(#", ours)
+    return f"passlib: {len(theirs)} of its hashes log in, ours verifies there"
+
+
+def second_server_is_refused(quick: bool) -> str:
+    """A second server on the same users.txt says so and ends with status 1, under any name."""
+    del quick
+    with temporary_folder() as folder:
+        users, link = folder / "users.txt", folder / "link.txt"
+        write_cheap_users(users, ["Tom"])
+        link.symlink_to(users)
+        with serving(users) as process:
+            for name in (users, link):
+                second = subprocess.run(
+                    [sys.executable, str(SERVER), "--port", "0", "--users", str(name)],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                    check=False,
+                )
+                assert (second.returncode, second.stdout) == (1, ""), second
+                assert "in use by another server" in second.stderr, second.stderr
+                assert second.stderr.count("\n") == 1, second.stderr
+            process.login("Tom", CHEAP_PASSWORD).close()
+        with serving(users):  # and free again once the first has gone
+            pass
+    return "two servers on one users.txt: the second is refused in one line with status 1"
+
+
+def time_tells_nothing(quick: bool) -> str:
+    """An unknown UserID takes as long to refuse as a wrong password, at the real hash cost.
+
+    In processor time, which does not depend on who else uses the machine.
+    """
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        users.write_text(f"(Tom, {server.hash_password('secret')})\n")
+        accounts = server.Accounts(users, warn=print)
+        accounts.load()
+        spent: dict[str, list[float]] = {"Tom": [], "Nobody": []}
+        for _ in range(11 if quick else 41):
+            for userid, seconds in spent.items():
+                began = time.thread_time()
+                assert not accounts.verify(userid, "wrong")
+                seconds.append(time.thread_time() - began)
+        accounts.close()
+    wrong, unknown = (statistics.median(seconds) for seconds in spent.values())
+    assert 1 / TIMING_LIMIT < unknown / wrong < TIMING_LIMIT, (unknown, wrong)
+    return (
+        f"wrong password {wrong * 1000:.1f} ms, unknown user {unknown * 1000:.1f} ms "
+        f"(medians of {len(seconds)}): {unknown / wrong:.3f}"
+    )
+
+
+RUNS = [
+    killed_among_newusers,
+    killed_at_each_step_of_newuser,
+    killed_at_each_step_of_hashing,
+    killed_at_any_time_of_hashing,
+    many_accounts,
+    other_tools_agree,
+    second_server_is_refused,
+    time_tells_nothing,
+]
+
+
+def run(long_run: Callable[[bool], str], quick: bool) -> bool:
+    began = time.monotonic()
+    try:
+        figure = long_run(quick)
+    except Exception:  # noqa: BLE001 - whatever it is, the others are still run
+        traceback.print_exc(file=sys.stdout)
+        print(f"FAILED {long_run.__name__}", flush=True)
+        return False
+    print(f"ok     {figure} ({time.monotonic() - began:.1f} s)", flush=True)
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.accounts")
+    parser.add_argument("--quick", action="store_true", help="a few rounds of each")
+    parser.add_argument("--only", default="", metavar="WORD", help="runs with this word")
+    options = parser.parse_args(arguments)
+    results = [run(one, options.quick) for one in RUNS if options.only in one.__name__]
+    print(f"{sum(results)} of {len(results)} runs held.")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

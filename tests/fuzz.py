@@ -1,0 +1,613 @@
+"""A million lines and a hundred thousand blobs against one server, while others just talk.
+
+    python -m tests.fuzz [--quick] [--seed N]
+
+Fuzzers, in processes of their own, send commands, mutated commands, text of many scripts, overlong
+and empty lines, random bytes in random pieces, and reset connections in the middle. Every reply is
+held to what server.parse says of the line. Meanwhile witnesses in the same room talk to each other:
+each of their lines must reach all others exactly once, in one order, that of the display. At the
+end the server must have the threads and descriptors that it began with, and hardly more memory than
+at half-time. The seed is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import os
+import random
+import re
+import selectors
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import server
+from tests.cases import CASES
+from tests.support import (
+    CHEAP_PASSWORD,
+    PATIENCE,
+    ROOT,
+    ServerProcess,
+    Talker,
+    temporary_folder,
+    write_cheap_users,
+)
+
+FULL = (1_000_000, 100_000)  # lines and blobs
+QUICK = (20_000, 2_000)
+FUZZERS = 3  # processes
+SEATS = 3  # connections of each in the room; one more stays at the door
+BATCH = 200  # lines that are sent before their replies are looked at
+RESETS = 0.3  # share of the blobs whose connection is reset in the middle
+WITNESSES = 4
+WITNESS_PAUSE = 0.02  # seconds between two lines of one witness
+DELAY_LIMIT = 5.0  # seconds; the machine is shared, a stopped room would be far beyond this
+MEMORY_LIMIT = 16 * 1024  # kB that the second half may add
+TIME_LIMIT = 1200.0  # seconds for each half
+
+# Hashes must cost nothing, as accounts are made here by the thousand; the rest is the real server.
+PROGRAM = (
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); import server; "
+    "server.HASH_COST = (1, 1, 1); sys.exit(server.main())"
+)
+WITNESS_IDS = [f"Witness{number}" for number in range(WITNESSES)]
+FUZZER_IDS = [f"Fuzzer{number}" for number in range(FUZZERS * SEATS)]
+PEOPLE = [*WITNESS_IDS, *FUZZER_IDS]
+
+
+# --------------------------------------------------------------------------------------------------
+# What is sent.
+# --------------------------------------------------------------------------------------------------
+
+# First and last letters of blocks of many scripts, and of what is no text at all.
+BLOCKS = [
+    (0x20, 0x7E),
+    (0xA0, 0x17F),
+    (0x300, 0x36F),
+    (0x370, 0x3FF),
+    (0x400, 0x4FF),
+    (0x590, 0x6FF),
+    (0x900, 0x97F),
+    (0xE00, 0xE7F),
+    (0x1100, 0x11FF),
+    (0x2000, 0x206F),
+    (0x3040, 0x30FF),
+    (0x4E00, 0x4FFF),
+    (0xAC00, 0xACFF),
+    (0xFF00, 0xFFEF),
+    (0x1D400, 0x1D4FF),
+    (0x1F600, 0x1F64F),
+    (0x0, 0x1F),
+    (0x7F, 0x9F),
+]
+TABLE = [line.encode() for line, _ in CASES]
+SPLICES = [b" ", b"  ", b"\t", b"\r", b"\0", b"\x1b[2J", b"\xff", b"\xc3", b"all", "é".encode()]
+
+
+def some_text(chance: random.Random, longest: int = 60) -> str:
+    low, high = chance.choice(BLOCKS)
+    return "".join(chr(chance.randint(low, high)) for _ in range(chance.randint(0, longest)))
+
+
+def command(chance: random.Random) -> bytes:
+    """Return a valid command, mostly: what `some_text` gives may not be."""
+    kind = chance.random()
+    if kind < 0.35:
+        return f"send all {some_text(chance)}".encode()
+    if kind < 0.75:
+        return f"send {chance.choice(PEOPLE)} {some_text(chance)}".encode()
+    if kind < 0.85:
+        return chance.choice([b"who", b"WHO ", b" Who"])
+    if kind < 0.9:
+        return f"newuser {some_text(chance, 12)} {some_text(chance, 8)}".encode()
+    if kind < 0.92:
+        return f"newuser New{chance.randrange(1000)} secret".encode()
+    return f"login {chance.choice(PEOPLE)} {some_text(chance, 8)}".encode()
+
+
+def mutated(chance: random.Random, line: bytes) -> bytes:
+    data = bytearray(line)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randint(0, len(data))
+        match chance.randrange(4):
+            case 0:
+                data[place:place] = chance.choice(SPLICES)
+            case 1:
+                del data[place : place + chance.randint(1, 5)]
+            case 2:
+                data[place : place + 1] = bytes([chance.randrange(256)])
+            case 3:
+                data[place:place] = data[: chance.randint(0, 40)]
+    return bytes(data)
+
+
+def some_line(chance: random.Random) -> bytes:
+    """Return a line of the mix, with its line end."""
+    kind = chance.random()
+    if kind < 0.25:
+        line = command(chance)
+    elif kind < 0.55:
+        line = mutated(chance, command(chance))
+    elif kind < 0.7:
+        line = chance.choice(TABLE)
+    elif kind < 0.9:
+        line = some_text(chance).encode()
+    elif kind < 0.95:
+        line = b" " * chance.randrange(3)
+    else:
+        filler = chance.choice([b"x", b"\r", "é".encode(), b"send all "])
+        line = filler * (chance.choice([2047, 2048, 2049, 2050, 3000, 9000]) // len(filler))
+    return line.replace(b"\n", b"") + chance.choice([b"\n", b"\n", b"\r\n"])
+
+
+def blob(chance: random.Random) -> bytes:
+    """Return random bytes: all of them, or few of them with many line ends."""
+    size = chance.choice([1, 7, 60, 300, 3000])
+    if chance.random() < 0.5:
+        return chance.randbytes(chance.randint(1, size))
+    alphabet = bytes(chance.choices(b"\n\r \0\xff\xc3\xa9sendallwho", k=6))
+    return bytes(chance.choices(alphabet, k=chance.randint(1, size)))
+
+
+# --------------------------------------------------------------------------------------------------
+# What must come back.
+# --------------------------------------------------------------------------------------------------
+
+# What others in the room may cause: nothing else may ever arrive unasked.
+PERSON = r"(?:Fuzzer|Witness)\d+"
+FROM_OTHERS = re.compile(
+    rf"{PERSON}(?: joins\.| left\.|(?: \(to {PERSON}\))?: "
+    "[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]{1,256})"
+)
+# A fuzzer that was reset is out of the room for a moment.
+ABSENT = re.compile(rf"Denied\. {PERSON} is not in the chat room\.")
+NAMES = re.compile(rf"{PERSON}(?:, {PERSON})*")
+CREATED = re.compile("New user account created\\. Please login\\.")
+EXISTS = re.compile("Denied\\. User account already exists\\.")
+EITHER = re.compile(f"{CREATED.pattern}|{EXISTS.pattern}")  # another fuzzer may have come first
+Reply = str | re.Pattern[str]
+
+
+class Oracle:
+    """Tells what a connection must be answered, from server.parse and from who it is."""
+
+    def __init__(self, userid: str) -> None:
+        """userid: empty for a connection at the door."""
+        self.userid = userid
+        self.created: set[str] = set()
+
+    def replies(self, data: bytes) -> list[Reply]:
+        """Return the replies to all lines in `data`, which must be whole."""
+        answers = map(self.reply, data.split(b"\n"))
+        return [answer for answer in answers if answer is not None]
+
+    def reply(self, line: bytes) -> Reply | None:
+        try:
+            asked = server.parse(line)
+        except server.Denied as denied:
+            return str(denied)
+        match asked:
+            case None:
+                return None
+            case server.Login():
+                return f"Denied. You are already logged in as {self.userid}."
+            case server.NewUser(userid, _):
+                return self.reply_to_newuser(userid)
+            case _ if not self.userid:
+                return "Denied. Please login first."
+            case server.Send(recipient, message):
+                return self.reply_to_send(recipient, message)
+            case server.Who():
+                return NAMES
+        return None
+
+    def reply_to_newuser(self, userid: str) -> Reply:
+        if self.userid:
+            return "Denied. Please logout first."
+        if userid in self.created:
+            return EXISTS
+        self.created.add(userid)
+        return EITHER
+
+    def reply_to_send(self, recipient: str, message: str) -> str | None:
+        if recipient == self.userid:
+            return f"{self.userid} (to {self.userid}): {message}"
+        return None if recipient in PEOPLE else f"Denied. {recipient} is not in the chat room."
+
+    def is_unasked(self, line: str) -> bool:
+        """Tell whether a line may come between the replies: others talk, or are not there."""
+        is_own = line.startswith((f"{self.userid} (to ", f"{self.userid}: "))
+        if FROM_OTHERS.fullmatch(line):
+            return bool(self.userid) and not is_own
+        return ABSENT.fullmatch(line) is not None and line.split(" ")[1] in PEOPLE
+
+
+def changes_nothing(line: bytes, is_at_door: bool) -> bool:
+    """Tell whether a line leaves the connection as it is: who it is, and how fast it is read."""
+    with contextlib.suppress(server.Denied):
+        asked = server.parse(line.removesuffix(b"\n"))
+        is_login = isinstance(asked, server.Login)
+        return not (isinstance(asked, server.Logout) or (is_login and is_at_door))
+    return True
+
+
+# --------------------------------------------------------------------------------------------------
+# The fuzzers.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Work:
+    """What one fuzzer process has to do."""
+
+    address: tuple[str, int]
+    userids: list[str]
+    lines: int
+    blobs: int
+    seed: str
+
+
+@dataclass
+class Tally:
+    lines: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    replies: int = 0
+    resets: int = 0
+
+    def add(self, other: Tally) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+class Fuzzer:
+    """A connection that sends what it likes, and knows what must come back."""
+
+    def __init__(self, address: tuple[str, int], userid: str, chance: random.Random) -> None:
+        self.address = address
+        self.userid = userid
+        self.chance = chance
+        self.oracle = Oracle(userid)
+        self.tally = Tally()
+        self.talker = self.connect()
+
+    def connect(self) -> Talker:
+        talker = Talker(*self.address)
+        if self.userid:
+            talker.send(f"login {self.userid} {CHEAP_PASSWORD}")
+            talker.expect("login confirmed")
+        return talker
+
+    def send_lines(self, count: int) -> None:
+        endless = (some_line(self.chance) for _ in itertools.count())
+        usable = (line for line in endless if changes_nothing(line, not self.userid))
+        self.tally.lines += count
+        self.converse(b"".join(itertools.islice(usable, count)))
+
+    def send_blobs(self, count: int) -> None:
+        data = b"".join(blob(self.chance) for _ in range(count))
+        self.tally.blobs += count
+        if self.chance.random() >= RESETS:
+            self.converse(data)
+            return
+        self.talker.socket.setblocking(True)
+        self.talker.send_bytes(data[: self.chance.randint(0, len(data))])
+        self.talker.reset()
+        self.tally.resets += 1
+        self.talker = self.connect()
+
+    def converse(self, data: bytes) -> None:
+        """Send bytes in random pieces, reading meanwhile, and hold all replies to the oracle."""
+        mark = f"mark{self.tally.replies}"
+        data += f"\n{mark}\n".encode()  # a line end first: the data may end in half a line
+        wanted = self.oracle.replies(data)
+        self.tally.bytes += len(data)
+        self.tally.replies += len(wanted)
+        self.hold(self.exchange(data, f'Denied. Unknown command "{mark}"'.encode()), wanted)
+
+    def exchange(self, data: bytes, last: bytes) -> list[str]:
+        """Send all, and return all lines up to the one that begins with `last`."""
+        connection = self.talker.socket
+        connection.setblocking(False)
+        received, seen = bytearray(self.talker.buffer), 0
+        view = memoryview(data)
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            while (found := received.find(last, seen)) < 0 or (
+                end := received.find(b"\n", found)
+            ) < 0:
+                seen = max(0, len(received) - len(last))
+                ready = selector.select(PATIENCE)
+                assert ready, f"nothing moves; last seen: {bytes(received[-200:])!r}"
+                if ready[0][1] & selectors.EVENT_READ:
+                    piece = connection.recv(65536)
+                    assert piece, f"the end; last seen: {bytes(received[-200:])!r}"
+                    received += piece
+                elif view:
+                    size = self.chance.choice([1, 13, 100, 1460, 16384, 65536])
+                    view = view[connection.send(view[:size]) :]
+                if not view:
+                    selector.modify(connection, selectors.EVENT_READ)
+        self.talker.buffer = bytes(received[end + 1 :])
+        return received[:end].decode().split("\n")
+
+    def hold(self, got: list[str], wanted: list[Reply]) -> None:
+        """Hold lines to the replies, in their order; what others cause may come in between."""
+        replies = [line for line in got if not self.oracle.is_unasked(line)]
+        for line, reply in itertools.zip_longest(replies, wanted):
+            if isinstance(reply, re.Pattern):
+                assert reply.fullmatch(line or ""), (line, reply.pattern)
+            else:
+                assert line == reply, f"wanted {reply!r}, got {line!r}"
+
+    def finish(self) -> Tally:
+        self.talker.close()
+        return self.tally
+
+
+def fuzz(work: Work) -> Tally:
+    """Do a process's share: lines and blobs in turns, on all its connections."""
+    chance = random.Random(work.seed)
+    fuzzers = [Fuzzer(work.address, userid, chance) for userid in [*work.userids, ""]]
+    lines, blobs = work.lines, work.blobs
+    batches = max(1, lines // BATCH)
+    while lines or blobs:
+        for fuzzer in fuzzers:
+            count = min(lines, chance.randint(1, 2 * BATCH))
+            fuzzer.send_lines(count)
+            lines -= count
+            due = blobs if not lines else min(blobs, chance.randint(0, 2 * work.blobs // batches))
+            while due:
+                count = min(due, chance.randint(1, 8))
+                fuzzer.send_blobs(count)
+                due -= count
+                blobs -= count
+    total = Tally()
+    for fuzzer in fuzzers:
+        total.add(fuzzer.finish())
+    return total
+
+
+# --------------------------------------------------------------------------------------------------
+# The witnesses.
+# --------------------------------------------------------------------------------------------------
+
+SAID = re.compile(r"(Witness\d+): (\d+)")
+LAST = 10**9  # the number in a witness's last line
+Saying = tuple[str, int]
+
+
+class Witness:
+    """Talks, a numbered line every now and then, and notes what the other witnesses say."""
+
+    def __init__(self, talker: Talker, userid: str, sent: dict[Saying, float]) -> None:
+        """sent: when each line was sent, shared by all witnesses."""
+        self.talker = talker
+        self.userid = userid
+        self.sent = sent
+        self.heard: list[Saying] = []
+        self.others = 0  # lines of fuzzers
+        self.worst = 0.0  # seconds from one witness to another
+        self.failure = ""
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.talk), threading.Thread(target=self.listen)]
+        for thread in self.threads:
+            thread.start()
+
+    def talk(self) -> None:
+        for number in itertools.count():
+            is_last = self.stopping.wait(WITNESS_PAUSE)
+            saying = (self.userid, LAST if is_last else number)
+            self.sent[saying] = time.perf_counter()
+            self.talker.send(f"send all {saying[1]}")
+            if is_last:
+                return
+
+    def listen(self) -> None:
+        ended = 0
+        try:
+            while ended < WITNESSES - 1:
+                line = self.talker.line()
+                assert line is not None, "a witness was disconnected"
+                ended += self.note(line)
+        except (AssertionError, OSError, KeyError) as error:
+            self.failure = f"{self.userid}: {error!r}"
+
+    def note(self, line: str) -> bool:
+        """Take in a line; return whether it was another witness's last."""
+        found = SAID.fullmatch(line)
+        if not found:
+            assert FROM_OTHERS.fullmatch(line), f"a line that nobody may cause: {line!r}"
+            assert not line.startswith("Witness"), line
+            self.others += 1
+            return False
+        saying = (found[1], int(found[2]))
+        self.worst = max(self.worst, time.perf_counter() - self.sent[saying])
+        self.heard.append(saying)
+        return saying[1] == LAST
+
+    def finish(self) -> None:
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), f"{self.userid} still waits for the others"
+        assert not self.failure, self.failure
+
+
+def hold_conversation(witnesses: Sequence[Witness], shown: Sequence[Saying]) -> None:
+    """Hold what each heard to all that the others said, once, in the display's order."""
+    said = {
+        witness.userid: [saying for saying in witness.sent if saying[0] == witness.userid]
+        for witness in witnesses
+    }
+    for witness in witnesses:
+        assert witness.heard == [saying for saying in shown if saying[0] != witness.userid]
+        for userid in said.keys() - {witness.userid}:
+            assert [saying for saying in witness.heard if saying[0] == userid] == said[userid]
+
+
+class DisplayReader:
+    """Reads the display all the time, and keeps what the witnesses say."""
+
+    def __init__(self, process: ServerProcess) -> None:
+        self.process = process
+        self.shown: list[Saying] = []
+        self.count = 0
+        self.missed = 0
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        while (line := self.process.display.next(TIME_LIMIT)) is not None:
+            self.process.display.seen.clear()
+            self.count += 1
+            if found := SAID.fullmatch(line):
+                self.shown.append((found[1], int(found[2])))
+            elif found := re.fullmatch(r"\((\d+) lines not shown\)", line):
+                self.missed += int(found[1])
+
+
+# --------------------------------------------------------------------------------------------------
+# Main.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resources:
+    threads: int
+    descriptors: int
+    memory: int  # kB
+
+
+def resources_of(pid: int) -> Resources:
+    folder = Path(f"/proc/{pid}")
+    status = (folder / "status").read_text()
+    memory = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert memory
+    threads, descriptors = (len(os.listdir(folder / name)) for name in ("task", "fd"))
+    return Resources(threads, descriptors, int(memory[1]))
+
+
+def settled(pid: int, wanted: Resources) -> Resources:
+    """Wait until threads and descriptors are back to what is wanted; return what there is."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        now = resources_of(pid)
+        if (now.threads, now.descriptors) == (wanted.threads, wanted.descriptors):
+            return now
+        assert time.monotonic() < deadline, f"{now} instead of {wanted}"
+        time.sleep(0.05)
+
+
+def fuzz_in_processes(process: ServerProcess, lines: int, blobs: int, seed: str) -> Tally:
+    works = [
+        Work(
+            (process.host, process.port),
+            FUZZER_IDS[number::FUZZERS],
+            share(lines, number),
+            share(blobs, number),
+            f"{seed}/{number}",
+        )
+        for number in range(FUZZERS)
+    ]
+    total = Tally()
+    with multiprocessing.get_context("spawn").Pool(FUZZERS) as pool:  # its end ends them all
+        for tally in pool.map_async(fuzz, works, chunksize=1).get(TIME_LIMIT):
+            total.add(tally)
+    return total
+
+
+def share(total: int, number: int) -> int:
+    return total // FUZZERS + (number < total % FUZZERS)
+
+
+@contextlib.contextmanager
+def running_room() -> Iterator[ServerProcess]:
+    with temporary_folder() as folder:
+        write_cheap_users(folder / "users.txt", PEOPLE)
+        options = ["--rate", "0", "--max-clients", str(len(PEOPLE))]
+        command = (sys.executable, "-c", PROGRAM)
+        process = ServerProcess(folder / "users.txt", options, program=command)
+        try:
+            yield process
+        finally:
+            status = process.stop()
+        assert status == 0, f"the server ended with status {status}"
+        assert not (complaints := process.errors.all()), complaints
+
+
+@contextlib.contextmanager
+def talking_witnesses(process: ServerProcess) -> Iterator[list[Witness]]:
+    sent: dict[Saying, float] = {}
+    talkers = [process.login(userid) for userid in WITNESS_IDS]
+    for number, talker in enumerate(talkers):
+        talker.expect(*(f"{userid} joins." for userid in WITNESS_IDS[number + 1 :]))
+    witnesses = [
+        Witness(talker, userid, sent) for talker, userid in zip(talkers, WITNESS_IDS, strict=True)
+    ]
+    try:
+        yield witnesses
+    finally:
+        for witness in witnesses:
+            witness.stopping.set()
+        for witness in witnesses:
+            for thread in witness.threads:
+                thread.join(PATIENCE)
+
+
+def run(lines: int, blobs: int, seed: str) -> str:
+    """Fuzz in two halves; return the figures, or raise AssertionError."""
+    began = time.monotonic()
+    with running_room() as process:
+        display = DisplayReader(process)
+        with talking_witnesses(process) as witnesses:
+            before = resources_of(process.pid)
+            total = fuzz_in_processes(process, lines // 2, blobs // 2, f"{seed}/1")
+            halfway = settled(process.pid, before)
+            total.add(
+                fuzz_in_processes(process, lines - lines // 2, blobs - blobs // 2, f"{seed}/2")
+            )
+            after = settled(process.pid, before)
+            speaking = [thread.is_alive() for witness in witnesses for thread in witness.threads]
+            assert all(speaking), [witness.failure for witness in witnesses]
+        for witness in witnesses:
+            witness.finish()
+            witness.talker.close()
+    display.thread.join(PATIENCE)
+    assert not display.missed, f"{display.missed} lines not shown: their order cannot be checked"
+    hold_conversation(witnesses, display.shown)
+    worst = max(witness.worst for witness in witnesses)
+    growth = after.memory - halfway.memory
+    assert worst < DELAY_LIMIT, f"a witness waited {worst:.1f} s"
+    assert growth < MEMORY_LIMIT, f"{growth} kB more in the second half"
+    return (
+        f"{total.lines} lines and {total.blobs} blobs ({total.bytes / 1e6:.0f} MB, {total.resets} "
+        f"resets) in {time.monotonic() - began:.0f} s; {total.replies} replies, each as it must "
+        f"be. {len(witnesses[0].sent)} witness lines, each heard once by all, in the display's "
+        f"order, worst delay {worst * 1000:.0f} ms, among {witnesses[0].others} lines of fuzzers. "
+        f"Server: {before.threads} threads and {before.descriptors} descriptors before, halfway "
+        f"and after; memory {before.memory}, {halfway.memory} and {after.memory} kB. Seed {seed}."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--quick", action="store_true", help="a fiftieth of it, under 20 s")
+    parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
+    options = parser.parse_args(arguments)
+    print(f"Seed {options.seed}.", flush=True)
+    try:
+        print("ok     " + run(*(QUICK if options.quick else FULL), options.seed))
+    except (AssertionError, OSError, multiprocessing.TimeoutError) as error:
+        print(f"FAILED {error!r}; seed {options.seed}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

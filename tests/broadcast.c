@@ -1,0 +1,138 @@
+/* The yardstick of tests/bench.py: the least that a chat room can be in C.
+ *
+ * One epoll loop, one send() for each recipient and line; no checks, no accounts, no display, no
+ * outboxes. It speaks just enough of server.py's protocol for tests/load.py:
+ *
+ *     login NAME PASSWORD     login confirmed, and "NAME joins." to everyone else
+ *     send all MESSAGE        "NAME: MESSAGE" to everyone else
+ *
+ * Run as: broadcast [quiet]. It prints the port that it took. "quiet" tells no joins: with 10,000
+ * users they would take this loop minutes. Sends block, as the load generator always reads.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { MAX_USERS = 20000, MAX_LINE = 2048 };
+
+struct user {
+    int place; /* in members */
+    size_t filled;
+    char name[33];
+    char input[MAX_LINE];
+};
+
+static struct user *users[MAX_USERS]; /* by descriptor */
+static int members[MAX_USERS];        /* descriptors of those who have logged in */
+static int member_count;
+static int quiet;
+
+static void fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void broadcast(int sender, const char *line, size_t length)
+{
+    for (int i = 0; i < member_count; i++)
+        if (members[i] != sender)
+            send(members[i], line, length, MSG_NOSIGNAL);
+}
+
+static void leave(int descriptor)
+{
+    struct user *user = users[descriptor];
+    if (user->place >= 0) {
+        members[user->place] = members[--member_count];
+        users[members[user->place]]->place = user->place;
+    }
+    free(user);
+    users[descriptor] = NULL;
+    close(descriptor);
+}
+
+static void obey(int descriptor, char *line)
+{
+    struct user *user = users[descriptor];
+    char said[MAX_LINE + 64];
+    if (user->place < 0 && sscanf(line, "login %32s", user->name) == 1) {
+        user->place = member_count;
+        members[member_count++] = descriptor;
+        send(descriptor, "login confirmed\n", 16, MSG_NOSIGNAL);
+        if (!quiet)
+            broadcast(descriptor, said, sprintf(said, "%s joins.\n", user->name));
+    } else if (user->place >= 0 && strncmp(line, "send all ", 9) == 0) {
+        broadcast(descriptor, said, sprintf(said, "%s: %s\n", user->name, line + 9));
+    }
+}
+
+static void read_lines(int descriptor)
+{
+    struct user *user = users[descriptor];
+    ssize_t got = recv(descriptor, user->input + user->filled, MAX_LINE - user->filled, 0);
+    if (got <= 0) {
+        leave(descriptor);
+        return;
+    }
+    user->filled += got;
+    char *line = user->input, *end;
+    while ((end = memchr(line, '\n', user->input + user->filled - line))) {
+        *end = 0;
+        obey(descriptor, line);
+        line = end + 1;
+    }
+    user->filled -= line - user->input;
+    memmove(user->input, line, user->filled);
+}
+
+static void admit(int poller, int listener)
+{
+    int on = 1, descriptor = accept(listener, NULL, NULL);
+    if (descriptor < 0 || descriptor >= MAX_USERS)
+        fail("accept");
+    setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    users[descriptor] = calloc(1, sizeof(struct user));
+    users[descriptor]->place = -1;
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = descriptor};
+    epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
+}
+
+int main(int count, char **arguments)
+{
+    struct rlimit limit;
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t size = sizeof address;
+    quiet = count > 1 && strcmp(arguments[1], "quiet") == 0;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (bind(listener, (struct sockaddr *)&address, size) < 0 || listen(listener, 4096) < 0)
+        fail("listen");
+    getsockname(listener, (struct sockaddr *)&address, &size);
+    printf("broadcast on 127.0.0.1:%d\n", ntohs(address.sin_port));
+    fflush(stdout);
+
+    int poller = epoll_create1(0);
+    struct epoll_event events[256], event = {.events = EPOLLIN, .data.fd = listener};
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
+    for (;;) {
+        int ready = epoll_wait(poller, events, 256, -1);
+        for (int i = 0; i < ready; i++) {
+            if (events[i].data.fd == listener)
+                admit(poller, listener);
+            else
+                read_lines(events[i].data.fd);
+        }
+    }
+}

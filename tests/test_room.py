@@ -189,8 +189,8 @@ class RoomTest(unittest.TestCase):
         self.assertEqual(self.room.expire(300.0), 310.0)
         self.courier._round()
         self.assertEqual(early.heard(), ["Denied. No login within 300 seconds."])
-        self.assertFalse(late.member.gone.is_set())
-        self.assertFalse(inside.member.gone.is_set())
+        self.assertFalse(late.member.gone)
+        self.assertFalse(inside.member.gone)
 
     def test_closing_tells_everyone_and_only_that(self) -> None:
         members = self.enter("Tom", "David")

@@ -410,7 +410,7 @@ class Bench:
         ]
 
     def logins(self) -> list[Row]:
-        """Real logins as fast as they go, while 200 others chat at an easy pace."""
+        """Real logins as fast as they go, while 50 others chat at an easy pace."""
         pairs = [self.login_run() for _ in range(min(3, self.scale.runs))]
         rate, bare, meanwhile, calm = (
             statistics.median(column) for column in zip(*pairs, strict=True)
@@ -422,7 +422,7 @@ class Bench:
         ]
 
     def login_run(self) -> tuple[float, float, float, float]:
-        users, seconds = self.scale.users, self.scale.login_seconds
+        users, seconds = min(50, self.scale.users), self.scale.login_seconds
         chat = {"phase": "calm", "users": users, "lines": int(seconds * 20) - 20, "pause": 0.05}
         churn = {"phase": "churn", "users": 64, "first": users, "password": REAL_PASSWORD}
         churn |= {"seconds": seconds, "at_once": 8}

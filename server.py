@@ -1302,7 +1302,7 @@ class Session:
                 if self.member.gone:
                     break
                 self.obey(line)
-            self.house.room.leave(self.member)
+            self.logout()
             self.drain()
         except OSError:
             how = " (connection lost)"
@@ -1376,12 +1376,16 @@ class Session:
             case NewUser(userid, password):
                 self.new_user(userid, password)
             case Logout():
-                name = self.member.userid
-                self.house.room.leave(self.member, farewell=f"{name} left." if name else "")
+                self.logout()
 
     def reply(self, line: str) -> None:
         self.house.post.unicast(line, self.member.outbox)
         self.house.post.wake()
+
+    def logout(self) -> None:
+        """Leave; nothing happens to a session that has left already."""
+        userid = self.member.userid
+        self.house.room.leave(self.member, farewell=f"{userid} left." if userid else "")
 
     def require_login(self) -> None:
         if self.member.userid is None:

@@ -457,7 +457,8 @@ def half_closes(stage: Stage) -> None:
                     talker.send(f"login {name} {CHEAP_PASSWORD}", f"send Tom {BIG}", "who")
                     talker.finish()
                     answers = [line for line in talker.rest() if not line.startswith(f"{PING}: ")]
-                assert answers == ["login confirmed", f"{PING}, {PONG}, {name}, Tom"], answers
+                everyone = f"{PING}, {PONG}, {name}, Tom"
+                assert answers == ["login confirmed", everyone, f"{name} left."], answers
                 read_until(tom, f"{name} left.")
         scene.settle(before)
         stage.note(f"{len(names)} of them got every reply that they were owed")

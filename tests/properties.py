@@ -926,6 +926,8 @@ class RoomModel(RuleBasedStateMachine):
         person.talker.finish()
         person.owed.append(unknown("foo"))
         self.say(person, "bye")
+        if person.userid:
+            person.owed.append(f"{person.userid} left.")
         self.leave(person)
         self.drop(person)
 

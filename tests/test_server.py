@@ -163,7 +163,13 @@ class WireTest(ServerTest):
         tom.send_bytes(b"send all no line end")
         tom.finish()
         self.assertEqual(
-            tom.rest(), ["login confirmed", "David, Tom", "Denied. Mike is not in the chat room."]
+            tom.rest(),
+            [
+                "login confirmed",
+                "David, Tom",
+                "Denied. Mike is not in the chat room.",
+                "Tom left.",
+            ],
         )
         david.expect("Tom joins.", "Tom left.")
         running.display.until("Tom logout.")

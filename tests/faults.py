@@ -1392,8 +1392,9 @@ def churn(stage: Stage) -> None:
     count = stage.choose(1_500, 200_000)
     names = [f"User{number}" for number in range(4)]
     with stage.scene(names) as scene:
+        quiet = scene.census()
         come_and_go(scene, names, count // 10)  # what the first thousands take is no leak
-        scene.settle(scene.census())
+        scene.settle(quiet)
         before = scene.census()
         with scene.fault():
             began = time.monotonic()

@@ -648,7 +648,7 @@ class Outbox:
     on_lost: Callable[[str], None]  # told why the courier gave it up
     listening: bool = False  # gets the room's lines
     hung_up: bool = False  # gets nothing more, and is closed once all that waits is sent
-    linger: float = LINGER_SECONDS
+    linger: float = LINGER_SECONDS  # 0, set before HANG_UP, for who is not worth the wait
     lost: bool = False  # the connection failed, or was given up
     released: bool = False  # its reader has gone and will not touch the socket again
     # What it gets in this round, if that is not just the room's lines; and how much of those, in

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import os
 import stat
 import subprocess
@@ -173,6 +175,13 @@ class AccountsTest(unittest.TestCase):
         text = "(Tom, Tom11)\nnonsense\n"
         self.refusal(text)
         self.assertEqual(self.path.read_text(), text)
+
+    def test_hashing_that_takes_its_time_tells_how_far_it_is(self) -> None:
+        said = io.StringIO()
+        clock = mock.patch("server.time.monotonic", side_effect=itertools.count(0.0, 0.6))
+        with contextlib.redirect_stderr(said), clock:
+            server.hash_passwords(["Tom11", "David22", "Beth33"])
+        self.assertEqual(said.getvalue(), "Hashing passwords: 2 of 3.\n")
 
     def test_a_last_line_without_an_end_is_fine(self) -> None:
         accounts = self.load(

@@ -24,6 +24,7 @@ from tests.support import (
     child_environment,
     running_server,
     temporary_folder,
+    write_cheap_users,
 )
 
 
@@ -417,6 +418,24 @@ class ProgramTest(ServerTest):
             ["New user account created: Mike.", "Mike login.", "The server is shutting down."],
         )
         self.assertNotIn("Hush4242", "".join(running.display.all() + running.errors.all()))
+
+
+class BugTest(ServerTest):
+    def test_without_its_courier_the_server_ends_rather_than_stand_dumb(self) -> None:
+        script = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); import server; "
+            "server.Courier._broadcast = None; sys.exit(server.main())"
+        )
+        folder = self.enterContext(temporary_folder())
+        write_cheap_users(folder / "users.txt", ["Tom"])
+        running = ServerProcess(folder / "users.txt", program=(sys.executable, "-c", script))
+        try:
+            with running.connect() as tom:
+                tom.send("login Tom secret")
+                self.assertEqual(running.process.wait(PATIENCE), 1)
+            self.assertIn("TypeError: 'NoneType' object is not callable", running.errors.all())
+        finally:
+            running.stop()
 
 
 class PortableTest(ServerTest):

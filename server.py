@@ -438,7 +438,8 @@ class Accounts:
         self.close()
         try:
             self.file = self._open_locked()
-            self.left = self._look()  # before it is read: a change meanwhile is then noticed
+            # Looked at before it is read: a change meanwhile is then noticed.
+            self.left = look(os.fstat(self.file))
             with open(self.file, "rb", closefd=False) as file:
                 users = read_users(file.read(), self.path.name)
             self._mend(users)
@@ -480,15 +481,17 @@ class Accounts:
         cannot be saved; the file is then as it was.
         """
         with self.lock:
-            if self.left is None or self._look() != self.left:
-                self.load()  # new, or changed by somebody else: take their accounts into ours
-            if self.file is None:
-                self._create()
-            if userid in self.hashes:
-                return False
-            self._append(account_line(userid, record))
-            self.hashes[userid] = record
-            return True
+            while True:
+                if self.left is None or self._look() != self.left:
+                    self.load()  # new, or changed by somebody else: take their accounts into ours
+                if self.file is None:
+                    self._create()
+                if userid in self.hashes:
+                    return self.hashes[userid] == record  # ours, if copied while it was written
+                self._append(account_line(userid, record))
+                if self._is_in_place():
+                    self.hashes[userid] = record
+                    return True
 
     def _open_locked(self) -> int:
         binary = getattr(os, "O_BINARY", 0)
@@ -551,7 +554,7 @@ class Accounts:
             raise
         self.close()
         self.file = new
-        self.left = self._look()
+        self.left = look(os.fstat(new))
         sync_directory(self.path.parent)
 
     def _create(self) -> None:
@@ -569,6 +572,7 @@ class Accounts:
 
     def _append(self, text: str) -> None:
         assert self.file is not None
+        known = self.left[0] if self.left else 0
         self.left = None  # until all is well: the next newuser reads the file again
         if self.unwritable:
             raise OSError(self.unwritable, os.strerror(self.unwritable))
@@ -582,15 +586,34 @@ class Accounts:
                 os.ftruncate(self.file, end)
             raise
         self.needs_line_end = False
-        self.left = self._look()
+        status = os.fstat(self.file)
+        if status.st_size == known + len(data):  # else somebody wrote to it just now
+            self.left = look(status)
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the file that we have open is still the one that has the name."""
+        assert self.file is not None
+        try:
+            return os.path.samestat(os.fstat(self.file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
     def _look(self) -> tuple[int, ...] | None:
-        """Return what tells whether the file at the path is the one we left, None if missing."""
         try:
-            status = os.stat(self.path)
+            return look(os.stat(self.path))
         except FileNotFoundError:
             return None
-        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
+
+
+def look(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells whether a file is as we left it: its size, and what else gives it away."""
+    return (
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_dev,
+        status.st_ino,
+        status.st_mode,
+    )
 
 
 def hash_passwords(passwords: Sequence[str]) -> list[str]:
@@ -731,7 +754,7 @@ class Member:
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until the session is closed."""
-        if self.stay.acquire(timeout=seconds):
+        if self.stay.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
             self.stay.release()
 
 
@@ -1597,6 +1620,7 @@ def configure(connection: socket.socket) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; return the exit status: 0 after a signal, 1 if it cannot run."""
     options = parse_options(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until serve() has its own
     raise_descriptor_limit(options.max_clients)
     threading.stack_size(THREAD_STACK)
     try:
@@ -1701,4 +1725,6 @@ def explain(error: OSError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    sys.stderr.flush()
+    os._exit(exit_status)  # an ordinary exit would first finish the hashes that are under way

@@ -6,11 +6,13 @@ import contextlib
 import io
 import itertools
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
 import unittest
+from collections.abc import Callable
 from unittest import mock
 
 import server
@@ -330,6 +332,46 @@ class AccountsTest(unittest.TestCase):
         self.assertEqual(self.path.read_text(), "nonsense\n# more\n")
         self.assertTrue(accounts.verify("Tom", "Tom11"))
 
+    def test_a_change_while_an_account_is_synced_loses_none(self) -> None:
+        real_sync = os.fsync
+
+        def append(text: str) -> None:
+            with self.path.open("a") as file:
+                file.write(text)
+
+        def replace(text: str) -> None:
+            self.path.with_name("new").write_text("(Tom, Tom11)\n" + text)
+            self.path.with_name("new").replace(self.path)
+
+        def copy_and_replace(text: str) -> None:
+            self.path.with_name("new").write_text(self.path.read_text() + text)
+            self.path.with_name("new").replace(self.path)
+
+        def delete(_text: str) -> None:
+            self.path.unlink()
+
+        for change in (append, replace, copy_and_replace, delete):
+            with self.subTest(change=change.__name__):
+                changes: list[Callable[[str], None]] = [change]
+
+                def sync(file: int, changes: list[Callable[[str], None]] = changes) -> None:
+                    real_sync(file)
+                    if changes:
+                        changes.pop()("(Anna, Anna11)\n")
+
+                accounts = self.load("(Tom, Tom11)\n")
+                names = {"Mike", "Carl", "Dora"}
+                with mock.patch("server.os.fsync", sync):
+                    for name in sorted(names):
+                        self.assertTrue(accounts.add(name, server.hash_password("Mike44")))
+                if change is not delete:
+                    self.assertFalse(accounts.add("Anna", server.hash_password("other")))
+                    names.add("Anna")
+                accounts.close()
+                accounts = self.load()
+                self.assertEqual(set(accounts.hashes), names | {"Tom"})
+                accounts.close()
+
     def test_an_unknown_user_costs_a_hash_like_the_others(self) -> None:
         accounts = self.load(server.account_line("Tom", server.hash_password("Tom11")))
         with mock.patch("server.derive_key", wraps=server.derive_key) as derive_key:
@@ -375,6 +417,23 @@ class StartTest(unittest.TestCase):
         ended = self.run_server()
         self.assertEqual((ended.returncode, ended.stdout), (1, ""))
         self.assertEqual(ended.stderr, "users.txt:2: a second account for Tom; keep one.\n")
+
+    def test_stopped_while_it_hashes_it_ends_well_and_leaves_the_file_as_it_was(self) -> None:
+        text = "".join(f"(user{number}, pass)\n" for number in range(200))
+        self.path.write_text(text)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(signal=number):
+                process = subprocess.Popen(
+                    [sys.executable, str(SERVER), "--port", "0", "--users", str(self.path)],
+                    stderr=subprocess.PIPE,
+                    env=child_environment(),
+                )
+                assert process.stderr is not None
+                with process:
+                    self.assertIn(b"Hashing passwords: ", process.stderr.readline())
+                    process.send_signal(number)
+                    self.assertEqual(process.wait(30), 0)
+                self.assertEqual(self.path.read_text(), text)
 
     def test_a_file_in_use_is_one_line_on_standard_error_and_status_1(self) -> None:
         self.path.write_text("")

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 from tests import cases
@@ -26,6 +27,8 @@ from tests.support import (
     temporary_folder,
     write_cheap_users,
 )
+
+GRACE = 1.0  # seconds, on top of a promise, for a machine that is busy with other things
 
 
 class ServerTest(unittest.TestCase):
@@ -322,6 +325,24 @@ class ProgramTest(ServerTest):
                     self.assertEqual(waiting.rest(), ["The server is shutting down."])
                 self.assertEqual(running.display.all()[-1], "The server is shutting down.")
                 self.assertEqual(running.errors.all(), [])
+
+    def test_stopping_does_not_wait_for_a_costly_hash(self) -> None:
+        """This one would take some ten seconds."""
+        folder = self.enterContext(temporary_folder())
+        costly = f"$scrypt$ln=18,r=8,p=16${'A' * 22}${'A' * 43}"
+        (folder / "users.txt").write_text(f"(Tom, {costly})\n")
+        running = ServerProcess(folder / "users.txt")
+        try:
+            with running.connect() as tom, running.connect() as other:
+                tom.send("foo", "login Tom secret")
+                tom.line()
+                for _ in range(20):  # it is being hashed by then
+                    other.ask("who")
+                began = time.monotonic()
+                self.assertEqual(running.stop(), 0)
+                self.assertLess(time.monotonic() - began, 2 + GRACE)
+        finally:
+            running.stop()
 
     def test_a_taken_port_is_one_line_on_standard_error_and_status_1(self) -> None:
         folder = self.enterContext(temporary_folder())

@@ -43,7 +43,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tests.support import (
+from tests.helpers.process import (
     CHEAP_HASH,
     CLIENT,
     ROOT,

@@ -24,7 +24,7 @@ import pyte
 from wcwidth import wcwidth
 
 from tests.fake_server import PATIENCE, FakeServer
-from tests.support import CLIENT, child_environment
+from tests.helpers.process import CLIENT, child_environment
 from tests.test_client_terminal import CTRL, LEFT, Terminal
 
 ROWS = 24

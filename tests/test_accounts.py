@@ -16,7 +16,7 @@ from collections.abc import Callable
 from unittest import mock
 
 import server
-from tests.support import SERVER, USERS, ServerProcess, child_environment, temporary_folder
+from tests.helpers.process import SERVER, USERS, ServerProcess, child_environment, temporary_folder
 
 KNOWN = (("Tom", "Tom11"), ("David", "David22"), ("Beth", "Beth33"))
 FAST_COST = (4, 1, 1)  # log2(N), r, p: what these tests are about is not the hash

@@ -21,7 +21,7 @@ from pathlib import Path
 import client
 from tests.cases import CASES
 from tests.fake_server import PATIENCE, FakeServer
-from tests.support import CLIENT, child_environment
+from tests.helpers.process import CLIENT, child_environment
 
 
 def answer(line: str | bytes) -> str | None:

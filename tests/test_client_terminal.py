@@ -18,7 +18,7 @@ import unittest
 from collections.abc import Iterator, Sequence
 
 from tests.fake_server import PATIENCE, FakeServer
-from tests.support import CLIENT, child_environment
+from tests.helpers.process import CLIENT, child_environment
 
 UP, DOWN, LEFT, DELETE = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b[3~"
 CTRL = {letter: chr(ord(letter) - 64) for letter in "ABCDEFGKLNPRUWYZ"}

@@ -1,4 +1,4 @@
-"""The promises that matter most when something goes wrong; python -m tests.faults has them all.
+"""The promises that matter most when something goes wrong; python -m tests.long.faults has them all.
 
 Each builds a fault against a real server, while two witnesses talk in its room: it fails when the
 fault does not end as promised, and also when it delays them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unittest
 
-from tests.faults import FAULTS, Skipped, Stage
+from tests.long.faults import FAULTS, Skipped, Stage
 
 
 class Faults(unittest.TestCase):

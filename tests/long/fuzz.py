@@ -1,6 +1,6 @@
 """A million lines and a hundred thousand blobs against one server, while others just talk.
 
-    python -m tests.fuzz [--quick] [--seed N]
+    python -m tests.long.fuzz [--quick] [--seed N]
 
 Fuzzers, in processes of their own, send commands, mutated commands, text of many scripts, overlong
 and empty lines, random bytes in random pieces, and reset connections in the middle. Every reply is
@@ -29,7 +29,7 @@ from pathlib import Path
 
 import server
 from tests.cases import CASES
-from tests.support import (
+from tests.helpers.process import (
     CHEAP_PASSWORD,
     PATIENCE,
     ROOT,
@@ -596,7 +596,7 @@ def run(lines: int, blobs: int, seed: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser = argparse.ArgumentParser(prog="python -m tests.long.fuzz")
     parser.add_argument("--quick", action="store_true", help="a fiftieth of it, under 20 s")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     options = parser.parse_args(arguments)

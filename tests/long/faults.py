@@ -1,8 +1,8 @@
 """Every fault that a chat server may meet, built for real, and what it does to everybody else.
 
-    python -m tests.faults                      all of them in full, some 10 minutes
-    python -m tests.faults --quick              all of them in short, about a minute
-    python -m tests.faults never-reads floods   only these
+    python -m tests.long.faults                      all of them in full, some 10 minutes
+    python -m tests.long.faults --quick              all of them in short, about a minute
+    python -m tests.long.faults never-reads floods   only these
 
 Each fault has a server process of its own. In its room two witnesses play ping-pong from a third
 process: the longest round trip while the fault lasts is how much it delayed the room, and stands in
@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.support import (
+from tests.helpers.process import (
     CHEAP_HASH,
     CHEAP_PASSWORD,
     PATIENCE,
@@ -170,7 +170,7 @@ def run_here(
     function: str, arguments: Sequence[str], prefix: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
     """Run a function of this module in another process."""
-    code = f"import sys; from tests.faults import {function}; {function}(*sys.argv[1:])"
+    code = f"import sys; from tests.long.faults import {function}; {function}(*sys.argv[1:])"
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", code, *arguments],
         stdin=subprocess.DEVNULL,
@@ -1516,7 +1516,7 @@ def perform(fault: Fault, *, quick: bool) -> Row:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.long.faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in short, about a minute")
     parser.add_argument("names", nargs="*", metavar="NAME", help="of faults; all if none is given")
     options = parser.parse_args()

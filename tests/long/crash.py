@@ -1,6 +1,6 @@
 """The long runs of the accounts: what is confirmed stays, whatever the moment of the crash.
 
-    python -m tests.accounts [--quick]
+    python -m tests.long.crash [--quick]
 
 Needs passlib. Kill -9 in the middle of newusers and at every step of a write, 100,000 accounts,
 hashes of another tool, two servers on one file, and what time tells about who has an account. Each
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import server
-from tests.support import (
+from tests.helpers.process import (
     CHEAP_PASSWORD,
     PATIENCE,
     ROOT,
@@ -523,7 +523,7 @@ def run(long_run: Callable[[bool], str], quick: bool) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.accounts")
+    parser = argparse.ArgumentParser(prog="python -m tests.long.crash")
     parser.add_argument("--quick", action="store_true", help="a few rounds of each")
     parser.add_argument("--only", default="", metavar="WORD", help="runs with this word")
     options = parser.parse_args(arguments)

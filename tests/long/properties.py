@@ -1,6 +1,6 @@
 """What must hold for any input: the grammar, the framing, the users.txt reader, and the room.
 
-    python -m tests.properties [--quick]
+    python -m tests.long.properties [--quick]
 
 Needs hypothesis. Each property says what must hold in words of its own, after the specification,
 so that a mistake in server.py is not simply repeated here. The last one is a model of the whole
@@ -36,7 +36,7 @@ from hypothesis.stateful import (
 
 import server
 from tests.cases import CASES, unknown
-from tests.support import (
+from tests.helpers.process import (
     CHEAP_HASH,
     CHEAP_PASSWORD,
     ROOT,
@@ -1051,7 +1051,7 @@ def run(check: Callable[[], None], examples: int, quick: bool) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.properties")
+    parser = argparse.ArgumentParser(prog="python -m tests.long.properties")
     parser.add_argument("--quick", action="store_true", help="fewer examples, always the same")
     parser.add_argument("--only", default="", metavar="WORD", help="properties with this word")
     options = parser.parse_args(arguments)

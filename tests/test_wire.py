@@ -14,7 +14,7 @@ import time
 import unittest
 
 from tests import cases
-from tests.support import (
+from tests.helpers.process import (
     CHEAP_PASSWORD,
     PATIENCE,
     ROOT,

@@ -1,4 +1,4 @@
-"""What the suites share: a real server process on a free port, and plain sockets as its clients."""
+"""A real server process on a free port, with a users.txt of its own, as it is or with a change."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import queue
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import unittest
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from tests.helpers import talker
+from tests.helpers.talker import Talker
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server.py"
 CLIENT = ROOT / "client.py"
 USERS = ROOT / "users.txt"
 
-PATIENCE = 15.0  # seconds until a missing event is a failure; no passing test waits for it
+PATIENCE = (
+    talker.PATIENCE
+)  # seconds until a missing event is a failure; no passing test waits for it
 
 # Cheap to verify (2 blocks of scrypt), so that a thousand logins cost nothing. Password: "secret".
 CHEAP_HASH = (
@@ -31,10 +36,30 @@ CHEAP_HASH = (
 CHEAP_PASSWORD = "secret"
 
 
+AS_IT_IS = (sys.executable, str(SERVER))
+
+
 def child_environment() -> dict[str, str]:
     """Return the environment without what would hide a missing flush or change the output."""
     hidden = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "NO_COLOR")
     return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+def altered_server(
+    constants: Mapping[str, object] | None = None, *, first: str = "", patch: str = ""
+) -> list[str]:
+    """Return the command that runs server.py with something about it changed.
+
+    constants: of server.py, to be other than they are; first: Python to run before server.py is
+    imported; patch: Python to run after that, which finds it as `server`. Both find `os` and `sys`.
+    """
+    lines = ["import os, sys", first, f"sys.path.insert(0, {str(ROOT)!r})", "import server"]
+    for name, value in (constants or {}).items():
+        lines.append(f"assert hasattr(server, {name!r}), 'server.py has no {name}'")
+        lines.append(f"server.{name} = {value!r}")
+    # As server.py does it itself: an ordinary exit would first finish the hashes under way.
+    end = "status = server.main()\nsys.stderr.flush()\nos._exit(status)"
+    return [sys.executable, "-c", "\n".join([*lines, patch, end])]
 
 
 class LineReader:
@@ -97,9 +122,9 @@ class ServerProcess:
         users: Path,
         options: Sequence[str] = (),
         *,
-        program: Sequence[str] = (sys.executable, str(SERVER)),
+        program: Sequence[str] = AS_IT_IS,
     ) -> None:
-        """program: what to run, such as server.py under a limit set by prlimit."""
+        """program: what to run, such as what altered_server returns."""
         self.users = users
         self.process = subprocess.Popen(
             [*program, "--port", "0", "--users", str(users), *options],
@@ -149,83 +174,6 @@ class ServerProcess:
             self.errors.close()
 
 
-class Talker:
-    """A client on a plain socket, a line at a time."""
-
-    def __init__(self, host: str, port: int, *, receive_buffer: int = 0) -> None:
-        """receive_buffer: bytes, as small as the kernel allows; 0 for the usual."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.socket = socket.socket(family)
-        self.socket.settimeout(PATIENCE)
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        try:
-            self.socket.connect((host, port))
-        except OSError:
-            self.socket.close()
-            raise
-        self.buffer = b""
-
-    @property
-    def address(self) -> str:
-        """As the server shows it."""
-        host, port = self.socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def send(self, *lines: str) -> None:
-        self.send_bytes("".join(f"{line}\n" for line in lines).encode())
-
-    def send_bytes(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def line(self) -> str | None:
-        """Return the next line, or None at the end. Raises TimeoutError or ConnectionError."""
-        while b"\n" not in self.buffer:
-            data = self.socket.recv(65536)
-            if not data:
-                assert not self.buffer, f"the end in the middle of a line: {self.buffer!r}"
-                return None
-            self.buffer += data
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        return line.decode()
-
-    def expect(self, *lines: str) -> None:
-        """Hold the next lines to what they must be, to the letter."""
-        for wanted in lines:
-            got = self.line()
-            assert got == wanted, f"wanted {wanted!r}, got {got!r}"
-
-    def ask(self, command: str) -> str | None:
-        self.send(command)
-        return self.line()
-
-    def rest(self) -> list[str]:
-        """Return all further lines, up to the end of the connection."""
-        lines = []
-        while (line := self.line()) is not None:
-            lines.append(line)
-        return lines
-
-    def finish(self) -> None:
-        """Say that nothing more will come, but go on reading."""
-        self.socket.shutdown(socket.SHUT_WR)
-
-    def reset(self) -> None:
-        """Close with a reset."""
-        linger = (1).to_bytes(4, sys.byteorder) + (0).to_bytes(4, sys.byteorder)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.socket.close()
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def __enter__(self) -> Talker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def write_cheap_users(path: Path, userids: Sequence[str]) -> None:
     """Write accounts whose password is CHEAP_PASSWORD and whose hash costs next to nothing."""
     path.write_text("".join(f"({userid}, {CHEAP_HASH})\n" for userid in userids))
@@ -241,15 +189,81 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def serving(
+    users: Path, options: Sequence[str] = (), *, program: Sequence[str] = AS_IT_IS
+) -> Iterator[ServerProcess]:
+    """Run a server on a users.txt; stop it and check that it went well."""
+    server = ServerProcess(users, options, program=program)
+    try:
+        yield server
+    finally:
+        status = server.stop()
+    complaints = server.errors.all()
+    assert status == 0, f"the server ended with status {status}: {complaints}"
+    assert not any("Traceback" in line for line in complaints), complaints
+
+
+@contextlib.contextmanager
 def running_server(
-    userids: Sequence[str] = ("Tom", "David", "Beth"), options: Sequence[str] = ()
+    userids: Sequence[str] = ("Tom", "David", "Beth"),
+    options: Sequence[str] = (),
+    *,
+    program: Sequence[str] = AS_IT_IS,
 ) -> Iterator[ServerProcess]:
     """Run a server whose users all have CHEAP_PASSWORD; stop it and check that it went well."""
     with temporary_folder() as folder:
         write_cheap_users(folder / "users.txt", userids)
-        server = ServerProcess(folder / "users.txt", options)
-        try:
+        with serving(folder / "users.txt", options, program=program) as server:
             yield server
-        finally:
-            status = server.stop()
-        assert status == 0, f"the server ended with status {status}: {server.errors.all()}"
+
+
+def run_server(
+    *options: str, program: Sequence[str] = AS_IT_IS, patience: float = PATIENCE
+) -> subprocess.CompletedProcess[str]:
+    """Run a server that ends by itself, to its end. patience: seconds."""
+    return subprocess.run(
+        [*program, *options],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=patience,
+        env=child_environment(),
+        check=False,
+    )
+
+
+def shipped_users() -> bytes:
+    """Return users.txt as it is shipped. Raises SkipTest where git does not know.
+
+    The file beside server.py may have been in use: with accounts added, changed and removed, and
+    with passwords in plain text that the next start will hash. It proves nothing.
+    """
+    if not shutil.which("git"):
+        raise unittest.SkipTest("there is no git here")
+    command = ["git", "show", f"HEAD:./{USERS.name}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if shown.returncode:
+        raise unittest.SkipTest("this is no clone, so that nothing tells what was shipped")
+    return shown.stdout
+
+
+class ServerTest(unittest.TestCase):
+    """Each test has a server of its own unless it says otherwise."""
+
+    def start(
+        self, *userids: str, options: Sequence[str] = (), program: Sequence[str] = AS_IT_IS
+    ) -> ServerProcess:
+        userids = userids or ("Tom", "David", "Beth")
+        return self.enterContext(running_server(userids, options, program=program))
+
+    def connect(self, running: ServerProcess) -> Talker:
+        return self.enterContext(running.connect())
+
+    def login(self, running: ServerProcess, *userids: str) -> list[Talker]:
+        """Log users in one after the other, and have each hear of those after it."""
+        talkers: list[Talker] = []
+        for userid in userids:
+            talkers.append(self.enterContext(running.login(userid)))
+            for earlier in talkers[:-1]:
+                earlier.expect(f"{userid} joins.")
+        return talkers

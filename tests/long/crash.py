@@ -1,15 +1,13 @@
 """The long runs of the accounts: what is confirmed stays, whatever the moment of the crash.
 
-    python -m tests.long.crash [--quick]
+    python -m tests.long.crash [--quick] [NAME ...]
 
 Needs passlib. Kill -9 in the middle of newusers and at every step of a write, 100,000 accounts,
-hashes of another tool, two servers on one file, and what time tells about who has an account. Each
-run prints its figure; a failure is traced, the others still run, and the exit status is 1.
+hashes of another tool, two servers on one file, and what time tells about who has an account.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import re
@@ -19,23 +17,27 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import server
+from tests.helpers import suite
+from tests.helpers.census import eventually
 from tests.helpers.process import (
+    AS_IT_IS,
     CHEAP_PASSWORD,
     PATIENCE,
-    ROOT,
-    SERVER,
     ServerProcess,
-    Talker,
+    altered_server,
     child_environment,
+    run_server,
+    serving,
     temporary_folder,
     write_cheap_users,
 )
+from tests.helpers.talker import Talker
 
 OPTIONS = ("--rate", "0", "--max-clients", "1000")
 CHEAP_COST = (4, 1, 1)  # instead of (14, 8, 1), where the cost of a hash is not what is asked about
@@ -47,27 +49,8 @@ RATIO_LIMIT = 1.5  # newuser among 100,000 accounts to newuser among 3
 TIMING_LIMIT = 1.2  # unknown user to wrong password, either way
 
 
-def program(prelude: str = "", cost: tuple[int, int, int] = CHEAP_COST) -> tuple[str, ...]:
-    """Return how to run server.py with another hash cost, and after `prelude`."""
-    lines = [
-        f"import os, signal, sys; sys.path.insert(0, {str(ROOT)!r}); import server",
-        f"server.HASH_COST = {cost}; server.FAILURE_DELAY = 0",
-        prelude,
-        "sys.exit(server.main())",
-    ]
-    return (sys.executable, "-c", "\n".join(lines))
-
-
-@contextlib.contextmanager
-def serving(
-    users: Path, command: Sequence[str] = (sys.executable, str(SERVER))
-) -> Iterator[ServerProcess]:
-    process = ServerProcess(users, OPTIONS, program=command)
-    try:
-        yield process
-    finally:
-        status = process.stop()
-    assert status == 0, f"status {status}: {process.errors.all()}"
+def cheap_server(patch: str = "") -> list[str]:
+    return altered_server({"HASH_COST": CHEAP_COST, "FAILURE_DELAY": 0}, patch=patch)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -103,7 +86,7 @@ class Registrar:
 
 def kill_among_newusers(users: Path, number: int, wanted: int) -> list[str]:
     """Run a server, kill it once `wanted` accounts are confirmed; return all that were."""
-    process = ServerProcess(users, OPTIONS, program=program())
+    process = ServerProcess(users, OPTIONS, program=cheap_server())
     try:
         due = threading.Semaphore(0)
         registrars = [
@@ -145,12 +128,12 @@ def killed_among_newusers(quick: bool) -> str:
         users = folder / "users.txt"
         for number in range(rounds):
             new = kill_among_newusers(users, number, total // rounds)
-            with serving(users, program()) as process:
+            with serving(users, OPTIONS, program=cheap_server()) as process:
                 log_in(process, new)
             kept = hold_lines(users)
             confirmed += new
             assert kept >= len(confirmed)
-        with serving(users, program()) as process:
+        with serving(users, OPTIONS, program=cheap_server()) as process:
             log_in(process, confirmed)
     return (
         f"{rounds} kills among newusers: {len(confirmed)} accounts confirmed, all log in, "
@@ -164,6 +147,7 @@ def killed_among_newusers(quick: bool) -> str:
 # --------------------------------------------------------------------------------------------------
 
 DEADLY = """
+import signal
 steps = 0
 def deadly(name):
     call = getattr(os, name)
@@ -200,18 +184,10 @@ server.Accounts.add = armed
 """
 
 
-def start_and_wait(users: Path, command: Sequence[str]) -> int:
+def start_and_wait(users: Path, patch: str) -> int:
     """Run a server that ends by itself; return its status, negative for a signal."""
-    result = subprocess.run(
-        [*command, "--port", "0", "--users", str(users)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=child_environment(),
-        timeout=PATIENCE * 4,
-        check=False,
-    )
-    return result.returncode
+    options = ("--port", "0", "--users", str(users))
+    return run_server(*options, program=cheap_server(patch), patience=4 * PATIENCE).returncode
 
 
 def plain_file(count: int) -> bytes:
@@ -252,8 +228,8 @@ def killed_at_each_step_of_hashing(quick: bool) -> str:
         for share in (50,) if quick else (0, 50, 100):
             for last in range(1, 200):
                 lay_out(users, old)
-                prelude = DEADLY.format(last=last, share=share) + ARM_AT_LOAD
-                status = start_and_wait(users, program(prelude))
+                patch = DEADLY.format(last=last, share=share) + ARM_AT_LOAD
+                status = start_and_wait(users, patch)
                 if status != -signal.SIGKILL:
                     break
                 outcomes.append(hold_old_or_new(users, old))
@@ -276,15 +252,15 @@ def killed_at_any_time_of_hashing(quick: bool) -> str:
         for turn in range(4 if quick else 20):
             lay_out(users, old)
             temporary.unlink(missing_ok=True)
-            process = ServerProcessToKill(users)
-            if turn % 2:
-                process.wait_for(temporary.exists)
-                time.sleep(chance.uniform(0, 0.004))
-            else:
-                time.sleep(chance.uniform(0.1, 0.5 if quick else 2.0))
-            process.kill()
+            with server_to_kill(users):
+                if turn % 2:
+                    is_near = partial(is_hashed, users, temporary, old)
+                    eventually(is_near, "the passwords are hashed", 4 * PATIENCE, pause=0.0005)
+                    time.sleep(chance.uniform(0, 0.004))
+                else:
+                    time.sleep(chance.uniform(0.1, 0.5 if quick else 2.0))
             outcomes.append(hold_old_or_new(users, old))
-        with serving(users) as server_process, server_process.login("User7", "Pass007"):
+        with serving(users, OPTIONS) as server_process, server_process.login("User7", "Pass007"):
             assert hold_old_or_new(users, old)
         assert not temporary.exists(), "a temporary file stays behind"
     return (
@@ -293,26 +269,26 @@ def killed_at_any_time_of_hashing(quick: bool) -> str:
     )
 
 
-class ServerProcessToKill:
-    """A server that is not waited for until it is ready."""
+def is_hashed(users: Path, temporary: Path, old: bytes) -> bool:
+    """Tell whether the new file is being written, or has been."""
+    return temporary.exists() or users.read_bytes() != old
 
-    def __init__(self, users: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(SERVER), "--port", "0", "--users", str(users)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(),
-        )
 
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.0005)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+@contextlib.contextmanager
+def server_to_kill(users: Path) -> Iterator[None]:
+    """Start a server without waiting until it is ready; kill it in the end."""
+    process = subprocess.Popen(
+        [*AS_IT_IS, "--port", "0", "--users", str(users)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(),
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def killed_at_each_step_of_newuser(quick: bool) -> str:
@@ -323,12 +299,12 @@ def killed_at_each_step_of_newuser(quick: bool) -> str:
         for share in (30,) if quick else (0, 1, 30, 99, 100):
             for last in range(1, 50):
                 write_cheap_users(users, ["Tom", "Beth"])
-                prelude = DEADLY.format(last=last, share=share) + ARM_AT_ADD
-                if not dies_at_newuser(users, prelude):
+                patch = DEADLY.format(last=last, share=share) + ARM_AT_ADD
+                if not dies_at_newuser(users, patch):
                     break
                 steps += 1
                 torn += not users.read_text().endswith("\n")
-                with serving(users, program()) as process:
+                with serving(users, OPTIONS, program=cheap_server()) as process:
                     written += hold_victim(process)
                 hold_lines(users)
     return (
@@ -337,8 +313,8 @@ def killed_at_each_step_of_newuser(quick: bool) -> str:
     )
 
 
-def dies_at_newuser(users: Path, prelude: str) -> bool:
-    process = ServerProcess(users, OPTIONS, program=program(prelude))
+def dies_at_newuser(users: Path, patch: str) -> bool:
+    process = ServerProcess(users, OPTIONS, program=cheap_server(patch))
     try:
         with process.connect() as talker:
             talker.send("newuser Victim victim")
@@ -377,8 +353,11 @@ def many_accounts(quick: bool) -> str:
         write_cheap_users(few, ["Tom", "Beth", "David"])
         many.write_text("".join(f"(User{n}, {record})\n" for n in range(100_000)))
         seconds = [time_to_ready(many) for _ in range(3)]
-        command = program()
-        with serving(few, command) as small, serving(many, command) as large:
+        command = cheap_server()
+        with (
+            serving(few, OPTIONS, program=command) as small,
+            serving(many, OPTIONS, program=command) as large,
+        ):
             with large.login("User99999", "secret"):
                 pass
             costs = newuser_costs(small, large)
@@ -394,7 +373,7 @@ def many_accounts(quick: bool) -> str:
 
 def time_to_ready(users: Path) -> float:
     began = time.perf_counter()
-    with serving(users):
+    with serving(users, OPTIONS):
         return time.perf_counter() - began
 
 
@@ -435,7 +414,7 @@ def other_tools_agree(quick: bool) -> str:
     with temporary_folder() as folder:
         users = folder / "users.txt"
         users.write_text("".join(f"({userid}, {record})\n" for userid, record in theirs.items()))
-        with serving(users) as process:
+        with serving(users, OPTIONS) as process:
             for userid in theirs:
                 process.login(userid, "Jose\u03011").close()
             with process.connect() as talker:
@@ -454,21 +433,14 @@ def second_server_is_refused(quick: bool) -> str:
         users, link = folder / "users.txt", folder / "link.txt"
         write_cheap_users(users, ["Tom"])
         link.symlink_to(users)
-        with serving(users) as process:
+        with serving(users, OPTIONS) as process:
             for name in (users, link):
-                second = subprocess.run(
-                    [sys.executable, str(SERVER), "--port", "0", "--users", str(name)],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=PATIENCE,
-                    check=False,
-                )
+                second = run_server("--port", "0", "--users", str(name))
                 assert (second.returncode, second.stdout) == (1, ""), second
                 assert "in use by another server" in second.stderr, second.stderr
                 assert second.stderr.count("\n") == 1, second.stderr
             process.login("Tom", CHEAP_PASSWORD).close()
-        with serving(users):  # and free again once the first has gone
+        with serving(users, OPTIONS):  # and free again once the first has gone
             pass
     return "two servers on one users.txt: the second is refused in one line with status 1"
 
@@ -498,39 +470,20 @@ def time_tells_nothing(quick: bool) -> str:
     )
 
 
-RUNS = [
-    killed_among_newusers,
-    killed_at_each_step_of_newuser,
-    killed_at_each_step_of_hashing,
-    killed_at_any_time_of_hashing,
-    many_accounts,
-    other_tools_agree,
-    second_server_is_refused,
-    time_tells_nothing,
+CASES = [
+    suite.case_of(run)
+    for run in (
+        killed_among_newusers,
+        killed_at_each_step_of_newuser,
+        killed_at_each_step_of_hashing,
+        killed_at_any_time_of_hashing,
+        many_accounts,
+        other_tools_agree,
+        second_server_is_refused,
+        time_tells_nothing,
+    )
 ]
 
 
-def run(long_run: Callable[[bool], str], quick: bool) -> bool:
-    began = time.monotonic()
-    try:
-        figure = long_run(quick)
-    except Exception:  # noqa: BLE001 - whatever it is, the others are still run
-        traceback.print_exc(file=sys.stdout)
-        print(f"FAILED {long_run.__name__}", flush=True)
-        return False
-    print(f"ok     {figure} ({time.monotonic() - began:.1f} s)", flush=True)
-    return True
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.long.crash")
-    parser.add_argument("--quick", action="store_true", help="a few rounds of each")
-    parser.add_argument("--only", default="", metavar="WORD", help="runs with this word")
-    options = parser.parse_args(arguments)
-    results = [run(one, options.quick) for one in RUNS if options.only in one.__name__]
-    print(f"{sum(results)} of {len(results)} runs held.")
-    return 0 if all(results) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(suite.main("tests.long.crash", __doc__, CASES))

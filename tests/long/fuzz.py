@@ -7,16 +7,14 @@ and empty lines, random bytes in random pieces, and reset connections in the mid
 held to what server.parse says of the line. Meanwhile witnesses in the same room talk to each other:
 each of their lines must reach all others exactly once, in one order, that of the display. At the
 end the server must have the threads and descriptors that it began with, and hardly more memory than
-at half-time. The seed is printed.
+at half-time. The seed is told, and gives the same lines again.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import multiprocessing
-import os
 import random
 import re
 import selectors
@@ -25,19 +23,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import server
 from tests.cases import CASES
+from tests.helpers import suite
+from tests.helpers.census import settle, take_census
+from tests.helpers.grammar import answered_at_the_door, understood
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     PATIENCE,
-    ROOT,
     ServerProcess,
-    Talker,
-    temporary_folder,
-    write_cheap_users,
+    altered_server,
+    running_server,
 )
+from tests.helpers.talker import Talker
 
 FULL = (1_000_000, 100_000)  # lines and blobs
 QUICK = (20_000, 2_000)
@@ -48,14 +46,9 @@ RESETS = 0.3  # share of the blobs whose connection is reset in the middle
 WITNESSES = 4
 WITNESS_PAUSE = 0.02  # seconds between two lines of one witness
 DELAY_LIMIT = 5.0  # seconds; the machine is shared, a stopped room would be far beyond this
-MEMORY_LIMIT = 16 * 1024  # kB that the second half may add
+MEMORY_LIMIT = 16 << 20  # bytes that the second half may add
 TIME_LIMIT = 1200.0  # seconds for each half
 
-# Hashes must cost nothing, as accounts are made here by the thousand; the rest is the real server.
-PROGRAM = (
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); import server; "
-    "server.HASH_COST = (1, 1, 1); sys.exit(server.main())"
-)
 WITNESS_IDS = [f"Witness{number}" for number in range(WITNESSES)]
 FUZZER_IDS = [f"Fuzzer{number}" for number in range(FUZZERS * SEATS)]
 PEOPLE = [*WITNESS_IDS, *FUZZER_IDS]
@@ -175,7 +168,7 @@ Reply = str | re.Pattern[str]
 
 
 class Oracle:
-    """Tells what a connection must be answered, from server.parse and from who it is."""
+    """Tells what a connection must be answered, from what is understood and from who it is."""
 
     def __init__(self, userid: str) -> None:
         """userid: empty for a connection at the door."""
@@ -188,22 +181,17 @@ class Oracle:
         return [answer for answer in answers if answer is not None]
 
     def reply(self, line: bytes) -> Reply | None:
-        try:
-            asked = server.parse(line)
-        except server.Denied as denied:
-            return str(denied)
-        match asked:
-            case None:
-                return None
-            case server.Login():
+        outcome = understood(line) if self.userid else answered_at_the_door(line)
+        if not isinstance(outcome, tuple):
+            return outcome
+        match outcome:
+            case ("login", *_):
                 return f"Denied. You are already logged in as {self.userid}."
-            case server.NewUser(userid, _):
+            case ("newuser", userid, _):
                 return self.reply_to_newuser(userid)
-            case _ if not self.userid:
-                return "Denied. Please login first."
-            case server.Send(recipient, message):
+            case ("send", recipient, message) if recipient != "all":
                 return self.reply_to_send(recipient, message)
-            case server.Who():
+            case ("who",):
                 return NAMES
         return None
 
@@ -230,11 +218,10 @@ class Oracle:
 
 def changes_nothing(line: bytes, is_at_door: bool) -> bool:
     """Tell whether a line leaves the connection as it is: who it is, and how fast it is read."""
-    with contextlib.suppress(server.Denied):
-        asked = server.parse(line.removesuffix(b"\n"))
-        is_login = isinstance(asked, server.Login)
-        return not (isinstance(asked, server.Logout) or (is_login and is_at_door))
-    return True
+    outcome = understood(line.removesuffix(b"\n"))
+    if not isinstance(outcome, tuple):
+        return True
+    return outcome[0] != "logout" and not (outcome[0] == "login" and is_at_door)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -473,35 +460,8 @@ class DisplayReader:
 
 
 # --------------------------------------------------------------------------------------------------
-# Main.
+# The run.
 # --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Resources:
-    threads: int
-    descriptors: int
-    memory: int  # kB
-
-
-def resources_of(pid: int) -> Resources:
-    folder = Path(f"/proc/{pid}")
-    status = (folder / "status").read_text()
-    memory = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert memory
-    threads, descriptors = (len(os.listdir(folder / name)) for name in ("task", "fd"))
-    return Resources(threads, descriptors, int(memory[1]))
-
-
-def settled(pid: int, wanted: Resources) -> Resources:
-    """Wait until threads and descriptors are back to what is wanted; return what there is."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        now = resources_of(pid)
-        if (now.threads, now.descriptors) == (wanted.threads, wanted.descriptors):
-            return now
-        assert time.monotonic() < deadline, f"{now} instead of {wanted}"
-        time.sleep(0.05)
 
 
 def fuzz_in_processes(process: ServerProcess, lines: int, blobs: int, seed: str) -> Tally:
@@ -526,19 +486,10 @@ def share(total: int, number: int) -> int:
     return total // FUZZERS + (number < total % FUZZERS)
 
 
-@contextlib.contextmanager
-def running_room() -> Iterator[ServerProcess]:
-    with temporary_folder() as folder:
-        write_cheap_users(folder / "users.txt", PEOPLE)
-        options = ["--rate", "0", "--max-clients", str(len(PEOPLE))]
-        command = (sys.executable, "-c", PROGRAM)
-        process = ServerProcess(folder / "users.txt", options, program=command)
-        try:
-            yield process
-        finally:
-            status = process.stop()
-        assert status == 0, f"the server ended with status {status}"
-        assert not (complaints := process.errors.all()), complaints
+def running_room() -> contextlib.AbstractContextManager[ServerProcess]:
+    """Hashes cost nothing there, as accounts are made by the thousand; all else is as it is."""
+    options = ("--rate", "0", "--max-clients", str(len(PEOPLE)))
+    return running_server(PEOPLE, options, program=altered_server({"HASH_COST": (1, 1, 1)}))
 
 
 @contextlib.contextmanager
@@ -560,19 +511,19 @@ def talking_witnesses(process: ServerProcess) -> Iterator[list[Witness]]:
                 thread.join(PATIENCE)
 
 
-def run(lines: int, blobs: int, seed: str) -> str:
+def lines_and_blobs(lines: int, blobs: int, seed: str) -> str:
     """Fuzz in two halves; return the figures, or raise AssertionError."""
     began = time.monotonic()
     with running_room() as process:
         display = DisplayReader(process)
         with talking_witnesses(process) as witnesses:
-            before = resources_of(process.pid)
+            before = take_census(process.pid)
             total = fuzz_in_processes(process, lines // 2, blobs // 2, f"{seed}/1")
-            halfway = settled(process.pid, before)
+            halfway = settle(process.pid, before)
             total.add(
                 fuzz_in_processes(process, lines - lines // 2, blobs - blobs // 2, f"{seed}/2")
             )
-            after = settled(process.pid, before)
+            after = settle(process.pid, before)
             speaking = [thread.is_alive() for witness in witnesses for thread in witness.threads]
             assert all(speaking), [witness.failure for witness in witnesses]
         for witness in witnesses:
@@ -584,29 +535,31 @@ def run(lines: int, blobs: int, seed: str) -> str:
     worst = max(witness.worst for witness in witnesses)
     growth = after.memory - halfway.memory
     assert worst < DELAY_LIMIT, f"a witness waited {worst:.1f} s"
-    assert growth < MEMORY_LIMIT, f"{growth} kB more in the second half"
+    assert growth < MEMORY_LIMIT, f"{growth} bytes more in the second half"
     return (
         f"{total.lines} lines and {total.blobs} blobs ({total.bytes / 1e6:.0f} MB, {total.resets} "
         f"resets) in {time.monotonic() - began:.0f} s; {total.replies} replies, each as it must "
         f"be. {len(witnesses[0].sent)} witness lines, each heard once by all, in the display's "
         f"order, worst delay {worst * 1000:.0f} ms, among {witnesses[0].others} lines of fuzzers. "
         f"Server: {before.threads} threads and {before.descriptors} descriptors before, halfway "
-        f"and after; memory {before.memory}, {halfway.memory} and {after.memory} kB. Seed {seed}."
+        f"and after; memory {before.memory >> 10}, {halfway.memory >> 10} and "
+        f"{after.memory >> 10} kB. Seed {seed}."
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.long.fuzz")
-    parser.add_argument("--quick", action="store_true", help="a fiftieth of it, under 20 s")
-    parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
-    options = parser.parse_args(arguments)
-    print(f"Seed {options.seed}.", flush=True)
-    try:
-        print("ok     " + run(*(QUICK if options.quick else FULL), options.seed))
-    except (AssertionError, OSError, multiprocessing.TimeoutError) as error:
-        print(f"FAILED {error!r}; seed {options.seed}")
-        return 1
-    return 0
+def main() -> int:
+    seed = str(random.SystemRandom().randrange(10**6))
+
+    def run(quick: bool) -> str:
+        suite.progress(f"seed {options.seed}")
+        return lines_and_blobs(*(QUICK if quick else FULL), options.seed)
+
+    promise = "each line gets its reply, whatever it is, and the others talk on"
+    cases = [suite.Case("lines-and-blobs", promise, run)]
+    parser = suite.command_line("tests.long.fuzz", __doc__, cases)
+    parser.add_argument("--seed", default=seed, help="to have the same lines as in another run")
+    options = parser.parse_args()
+    return suite.run(cases, options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,187 @@
+"""The door: connections that do not log in, and logins that fail or are many."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import random
+import re
+import socket
+import time
+from functools import partial
+
+from tests.helpers.census import eventually
+from tests.helpers.process import PATIENCE
+from tests.long.faults.stage import (
+    BUSY,
+    REAL_HASH,
+    REAL_PASSWORD,
+    REFUSED,
+    Scene,
+    Stage,
+    at_once,
+    fault,
+)
+
+
+@fault("101st connection before login evicts the oldest, who is told", fast=True)
+def lobby(stage: Stage) -> None:
+    more = stage.choose(100, 3000)
+    with stage.scene() as scene:
+        before = scene.census()
+        with scene.fault():
+            oldest, *waiting = [scene.connect() for _ in range(101)]
+            oldest.expect(BUSY)
+            assert oldest.line() is None
+            assert waiting[0].ask("who") == "Denied. Please login first."
+            scene.settle(before, more=100)  # nothing is left of the oldest
+            for _ in range(more):
+                scene.connect()
+                waiting.pop(0).expect(BUSY)
+                waiting.append(scene.talkers[-1])
+                scene.talkers.pop(0).close()
+            scene.settle(before, more=100)
+        scene.hang_up()
+        scene.settle(before)
+        stage.note(f"then {more} more: never over 100 threads at the door")
+
+
+@fault("no login in time: told and closed, however busy", fast=True)
+def login_deadline(stage: Stage) -> None:
+    seconds = stage.choose(0.3, 10)
+    farewell = re.compile(r"Denied\. No login within .+\.")
+    with stage.scene(constants={"LOGIN_SECONDS": seconds}) as scene:
+        with scene.fault():
+            busy, silent = scene.connect(), scene.connect()
+            began = time.monotonic()
+            silent.send_bytes(b"login An")
+            while not farewell.fullmatch(answer := busy.ask("who") or ""):
+                assert answer == "Denied. Please login first.", answer
+                time.sleep(0.05)
+            lasted = time.monotonic() - began
+            assert busy.line() is None
+            assert farewell.fullmatch(silent.line() or "")
+            assert silent.line() is None
+        assert seconds - 0.1 < lasted < seconds + 2, f"{lasted:.1f} s"
+        stage.note(f"a busy and a silent one closed after {lasted:.1f} s")
+
+
+@fault("cost a second each, the third closes")
+def wrong_passwords(stage: Stage) -> None:
+    with stage.scene(("Tom",)) as scene:
+        with scene.fault():
+            talker = scene.connect()
+            began = time.monotonic()
+            talker.send(*["login Tom wrong"] * 4)
+            talker.expect(*[REFUSED] * 3, "Denied. Too many failed logins.")
+            assert talker.line() is None
+            lasted = time.monotonic() - began
+        assert lasted > 2.9, f"{lasted:.1f} s"
+        stage.note(f"3 tries took {lasted:.1f} s")
+
+
+@fault("past 10 failures an address is refused before any hash")
+def guessing(stage: Stage) -> None:
+    refused = re.compile(r"Denied\. Too many failed logins, try again in ([1-6]) seconds\.")
+    with stage.scene(("Tom",), record=REAL_HASH) as scene:
+        with scene.fault():
+            for talker in [scene.connect() for _ in range(5)]:
+                talker.send("login Tom wrong", "login Tom wrong")
+            for talker in scene.talkers:
+                talker.expect(REFUSED, REFUSED)
+            before = scene.cpu()
+            latest = scene.connect()
+            for _ in range(100):  # the right password, too: or it could still be guessed
+                assert refused.fullmatch(latest.ask(f"login Tom {REAL_PASSWORD}") or "")
+            spent = scene.cpu() - before
+            assert spent < 100 * cpu_of_a_hash() / 4, f"{spent:.2f} s of CPU: it hashes"
+            assert log_in_from("127.0.0.2", scene) == b"login confirmed\n"
+        stage.note(f"100 tries cost {spent:.2f} s of server CPU, one hash {cpu_of_a_hash():.2f} s")
+
+
+def cpu_of_a_hash() -> float:
+    began = time.process_time()
+    hashlib.scrypt(b"secret", salt=bytes(16), n=2**14, r=8, p=1, maxmem=1 << 25)
+    return time.process_time() - began
+
+
+def log_in_from(host: str, scene: Scene) -> bytes:
+    address = (scene.server.host, scene.server.port)
+    with socket.create_connection(address, PATIENCE, source_address=(host, 0)) as connection:
+        connection.sendall(f"login Tom {REAL_PASSWORD}\n".encode())
+        return connection.makefile("rb").readline()
+
+
+# Keeps count of the hashes that go on at a time.
+COUNT_HASHES = """
+import hashlib, threading
+lock, going_on, most = threading.Lock(), 0, 0
+def scrypt(*arguments, scrypt=hashlib.scrypt, **options):
+    global going_on, most
+    with lock:
+        going_on += 1
+        if going_on > most:
+            most = going_on
+            print("at once:", most, file=sys.stderr, flush=True)
+    try:
+        return scrypt(*arguments, **options)
+    finally:
+        with lock:
+            going_on -= 1
+hashlib.scrypt = scrypt
+"""
+
+
+@fault("all get in, with one hash per core at a time")
+def logins_at_once(stage: Stage) -> None:
+    count = stage.choose(40, 200)
+    names = [f"User{number}" for number in range(count)]
+    with stage.scene(names, record=REAL_HASH, first=COUNT_HASHES) as scene:
+        tries: list[int] = []
+        with scene.fault():
+            began = time.monotonic()
+            at_once([partial(persist, scene, name, tries) for name in names])
+            lasted = time.monotonic() - began
+        scene.stop()
+        told = [line.split() for line in scene.server.errors.all()]
+        most = max(int(words[-1]) for words in told if words[:2] == ["at", "once:"])
+        cores = len(os.sched_getaffinity(0))
+        assert most <= cores, f"{most} hashes at once on {cores} cores"
+        stage.note(f"{count} in after {lasted:.1f} s, at most {most} hashes at once")
+        stage.note(f"{sum(tries) - count} times told to be busy, and back a second later")
+
+
+def persist(scene: Scene, userid: str, tries: list[int]) -> None:
+    """Log in, again after a second whenever the server is busy; add how many tries it took."""
+    for count in itertools.count(1):
+        talker = scene.connect()
+        with contextlib.suppress(OSError):  # it was reset: the server has too many to talk to
+            if talker.ask(f"login {userid} {REAL_PASSWORD}") == "login confirmed":
+                tries.append(count)
+                return
+        time.sleep(random.uniform(0.5, 1.5))
+
+
+@fault("connections gone meanwhile leave no queue of hashes")
+def evicted_newusers(stage: Stage) -> None:
+    """Ask for accounts from connections that are then evicted: nobody waits for those hashes."""
+    count = stage.choose(300, 1000)
+    with stage.scene() as scene:
+        before = scene.census()
+        with scene.fault():
+            for number in range(count):
+                scene.connect().send(f"newuser Mike{number} secret")
+            for talker in scene.talkers[: count - 100]:
+                with contextlib.suppress(OSError):  # reset, as what it sent was not read
+                    assert talker.rest()[-1] == BUSY
+            began = time.monotonic()
+            most = scene.census().threads
+            # A hash takes 20 ms or more, so those of the evicted would take seconds.
+            limit = before.threads + 110
+            eventually(lambda: scene.census().threads < limit, "the queue is gone", 1)
+            scene.hang_up()
+            scene.settle(before)
+            lasted = time.monotonic() - began
+        stage.note(f"{count} requests at once; {most} threads, all gone after {lasted:.1f} s")

@@ -1,0 +1,40 @@
+"""The tests: what each file promises, how long it takes (two idle cores), and what it needs.
+
+The fast row, `python -m unittest`: under 25 s, ten times green in a row, and beside three busy
+loops too. Needs only Python; a test that wants nc, git, setpriv or /proc is skipped without.
+
+    test_grammar    a line is the command that it says, or gets the refusal that it must     0.1 s
+    test_limits     how often who may do what: allowances, and whose turn a hash is          0.1 s
+    test_accounts   users.txt: read, mended, appended to; never in plain text, never torn    4 s
+    test_room       who is in, who hears what in which order; the courier, without network   0.1 s
+    test_wire       the replies to the letter, any cutting of the bytes, one order for all   3 s
+    test_start      starting, options, the log, stopping, what a system lacks                3 s
+    test_client     the client's parts, and the client in a pipe                             2 s
+    test_terminal   the client at a terminal: keys, history, resizing, every way to end      4 s
+    test_faults     the faults of long/faults that are quick to build                        6 s
+
+What they share is in helpers/, and is no test:
+
+    process         server.py as a process, as it is or with a constant changed or a patch run
+    talker          a plain socket as a client, a line at a time
+    census          threads, descriptors, memory and CPU of a process; waiting for no event
+    grammar         what server.parse understands of a line, as words
+    cases           the table of lines and refusals to which both programs are held
+    fake_server     a server that says what a test tells it, for the client
+    terminal        a pseudo-terminal with a client on it
+    suite           the command line of the suites in long/
+
+The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev group (quick, in full):
+
+    properties      any input: grammar, framing, users.txt; hypothesis                  6 s,  2 min
+    model           the whole room against a model, step by step; hypothesis            9 s,  3 min
+    fuzz            a million lines and 100,000 blobs, while others talk                2 s,  2 min
+    crash           kill -9 at every step; 100,000 accounts; other tools' hashes;
+                    passlib                                                             6 s,  2 min
+    screen          the picture on the terminal, cell by cell; pyte, tmux              30 s,  3 min
+    faults          every fault, and how long it delays the others; Linux, root for
+                    some (network namespaces, a small disk), else these skip           60 s, 10 min
+
+The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop; Linux, a C compiler,
+ngircd. Its load generator and the loops are in bench/.                                60 s, 30 min
+"""

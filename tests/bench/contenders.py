@@ -9,6 +9,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import random
 import re
 import resource
 import shutil
@@ -128,8 +129,7 @@ class Contenders:
 
     @contextlib.contextmanager
     def running_ngircd(self) -> Iterator[Running]:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+        port = free_port()
         configuration = self.folder / "ngircd.conf"
         configuration.write_text(NGIRCD_CONFIGURATION.format(port=port))
         command = [str(NGIRCD), "--nodaemon", "--config", str(configuration)]
@@ -187,6 +187,15 @@ def wait_for(child: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> No
         if time.monotonic() > until:
             raise BenchError(f"{child.args!r} was not ready after {START_PATIENCE:.0f} s")
         time.sleep(0.002)  # a file that grows gives no event
+
+
+def free_port() -> int:
+    """Return a port that nobody has, from below those that the system hands out meanwhile."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(lowest - 10_000, lowest), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise BenchError("no port to be had")
 
 
 def can_connect(port: int) -> bool:

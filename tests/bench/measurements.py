@@ -48,40 +48,52 @@ print(len(accounts), flush=True)
 
 
 def small_rooms(bench: Bench) -> list[Row]:
-    """Few people, a line at a time: what a line costs before it is multiplied by listeners."""
-    return [*small_room(bench, 3, 2.5, 1.6), *small_room(bench, 10, 2.0, 1.5)]
-
-
-def small_room(bench: Bench, users: int, cpu_goal: float, reach_goal: float) -> list[Row]:
-    """Judge what a line costs on one core, and show what it costs wherever the system places it."""
-    job = {"phase": "calm", "users": users, "lines": bench.scale.room_lines}
-    what = f"room of {users}, one core"
-    with on_one_core():
-        found = bench.alternate(what, ALL, job)
-    cpu_goals = {C_LOOP: cpu_goal, PYTHON_LOOP: None, IRC: None}
-    reach_goals = {C_LOOP: reach_goal, PYTHON_LOOP: None}
-    rows = [
-        *compare(f"{what}: CPU for each line", "µs", found, line_cpu, cpu_goals),
-        *compare(f"{what}: {REACH}", "ms", found, reach_median, reach_goals),
+    """Few people: what a line costs before it is multiplied by listeners."""
+    lines = bench.scale.room_lines
+    return [
+        *line_at_a_time(bench, "room of 3", 3, lines, cpu_goal=2.5, reach_goal=1.6),
+        *line_at_a_time(bench, "room of 10", 10, lines, cpu_goal=2.0, reach_goal=1.5),
     ]
-    what = f"room of {users}, {CORES} cores"
-    found = bench.alternate(what, (OURS, C_LOOP, PYTHON_LOOP), job)
-    no_goals = dict.fromkeys((C_LOOP, PYTHON_LOOP))
-    rows += compare(f"{what}: CPU for each line", "µs", found, line_cpu, no_goals)
-    rows += compare(f"{what}: {REACH}", "ms", found, reach_median, no_goals)
-    return rows
 
 
 def calm(bench: Bench) -> list[Row]:
-    what = f"calm, {bench.scale.users} users"
-    job = {"phase": "calm", "users": bench.scale.users, "lines": bench.scale.lines}
-    found = bench.alternate(what, ALL, job)
-    cpu, reach = f"{what}: CPU for each line", f"{what}: {REACH}"
-    return [
-        *compare(cpu, "µs", found, line_cpu, {C_LOOP: 1.35, PYTHON_LOOP: None, IRC: 1.0}),
-        *compare(f"{reach}, median", "ms", found, reach_median, {C_LOOP: 1.25, PYTHON_LOOP: None}),
-        *compare(f"{reach}, 99 %", "ms", found, reach_99, {C_LOOP: 1.5, PYTHON_LOOP: None}),
-    ]
+    users, lines = bench.scale.users, bench.scale.lines
+    what = f"calm, {users} users"
+    return line_at_a_time(
+        bench, what, users, lines, cpu_goal=1.35, reach_goal=1.25, irc_goal=1.0, reach_99_goal=1.5
+    )
+
+
+def line_at_a_time(
+    bench: Bench,
+    what: str,
+    users: int,
+    lines: int,
+    *,
+    cpu_goal: float,
+    reach_goal: float,
+    irc_goal: float | None = None,
+    reach_99_goal: float | None = None,
+) -> list[Row]:
+    """Judge what a line costs on one core, and show what it costs wherever the system places it.
+
+    The goals are for ratios to the C loop; irc_goal for that of CPU time to ngIRCd.
+    """
+    job = {"phase": "calm", "users": users, "lines": lines}
+    one = f"{what}, one core"
+    with on_one_core():
+        found = bench.alternate(one, ALL, job)
+    cpu_goals = {C_LOOP: cpu_goal, PYTHON_LOOP: None, IRC: irc_goal}
+    reach_goals = {C_LOOP: reach_goal, PYTHON_LOOP: None}
+    rows = compare(f"{one}: CPU for each line", "µs", found, line_cpu, cpu_goals)
+    rows += compare(f"{one}: {REACH}, median", "ms", found, reach_median, reach_goals)
+    rows += compare(f"{one}: {REACH}, 99 %", "ms", found, reach_99, {C_LOOP: reach_99_goal})
+    free = f"{what}, {CORES} cores"
+    found = bench.alternate(free, (OURS, C_LOOP, PYTHON_LOOP), job)
+    no_goals = dict.fromkeys((C_LOOP, PYTHON_LOOP))
+    rows += compare(f"{free}: CPU for each line", "µs", found, line_cpu, no_goals)
+    rows += compare(f"{free}: {REACH}, median", "ms", found, reach_median, no_goals)
+    return rows
 
 
 def busy(bench: Bench) -> list[Row]:

@@ -1,6 +1,6 @@
-"""The load generator of tests/bench.py: a crowd of users in one thread, in a process of its own.
+"""The load generator of tests/bench: a crowd of users in one thread, in a process of its own.
 
-    python -m tests.load '{"port": 14850, "pid": 4711, "phase": "calm", ...}'
+    python -m tests.bench.load '{"port": 14850, "pid": 4711, "phase": "calm", ...}'
 
 It reads with epoll, much at a time, and only counts what ends a line; where that must be fastest,
 with the help of load.c. What it found it prints as JSON, with the CPU time that the server took

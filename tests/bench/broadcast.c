@@ -1,7 +1,7 @@
-/* The yardstick of tests/bench.py: the least that a chat room can be in C.
+/* The bare C loop, the yardstick of tests/bench: the least that a chat room can be.
  *
  * One epoll loop, one send() for each recipient and line; no checks, no accounts, no display, no
- * outboxes. It speaks just enough of server.py's protocol for tests/load.py:
+ * outboxes. It speaks just enough of server.py's protocol for tests/bench/load.py:
  *
  *     login NAME PASSWORD     login confirmed, and "NAME joins." to everyone else
  *     send all MESSAGE        "NAME: MESSAGE" to everyone else

@@ -1,8 +1,8 @@
-/* The inner loop of tests/load.py: reads whatever arrives and counts what ends a line.
+/* The inner loop of tests/bench/load.py: reads whatever arrives and counts what ends a line.
  *
  * In Python a read costs about as much as a send costs the servers that are measured; here it costs
- * less, so that the load generator is never what they wait for. tests/bench.py compiles it as a
- * shared library; without a compiler tests/load.py does the same by itself.
+ * less, so that the load generator is never what they wait for. tests/bench compiles it as a
+ * shared library; without a compiler tests/bench/load.py does the same by itself.
  */
 #include <errno.h>
 #include <string.h>

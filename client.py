@@ -4,19 +4,29 @@
     python client.py [--host 127.0.0.1] [--port 14850]
 
 Type commands at the prompt; `help` lists them. What others say appears above the line being
-typed, which stays as it was. Each command is checked here first, and a wrong one is refused in the
-server's own words and never sent. Standard input may be a pipe:
+typed, which stays as it was. What cannot be a command is refused here, in the server's own words,
+and never sent. Standard input may be a pipe:
 
     printf 'login Tom Tom11\\nwho\\n' | python client.py
 
 Exit status: 0 after logout or the end of input; 1 when the client cannot connect or the connection
 is lost; 2 for wrong options.
 
-Two threads. The main one reads a line, checks it and sends it; the receiver shows what arrives.
-They meet in the Screen, which owns the terminal. Needs only this file and Python 3.11 or later.
+    keyboard -> main thread -> reader --+
+                                        +-> Screen -> terminal
+    socket -> receiver thread ----------+
+
+The main thread takes a line from its reader (the Editor at a terminal, else PlainLines), checks it
+and sends it. The receiver shows what arrives. The Screen owns what is on the terminal, so neither
+disturbs the other. Needs only this file and Python 3.11 or later.
 """
 
 from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (whoever has an older one should read this line)
+    sys.exit(f"client.py needs Python 3.11 or later; this is Python {sys.version.split()[0]}.")
 
 import codecs
 import contextlib
@@ -25,7 +35,6 @@ import re
 import select
 import signal
 import socket
-import sys
 import threading
 import unicodedata
 from collections import deque
@@ -50,18 +59,18 @@ LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after l
 SLOWEST_PACE = 5  # ...and more: lines a second that it reads at least, when a flood slowed it down
 
 HELP = """\
-login UserID Password     join the room; without a password, it is asked for unseen
-newuser UserID Password   create an account; UserID 3 to 32 characters, password 4 to 8
-send all Message          say something to everyone, 1 to 256 characters
-send UserID Message       say something to one user, 1 to 256 characters
-who                       list who is in the room
-logout                    leave (also Ctrl-D, or Ctrl-C on an empty line)
-help                      show this list"""
+login UserID Password    join the room (without a password: it is asked for unseen)
+newuser UserID Password  make an account: UserID 3 to 32 characters, password 4 to 8
+send all Message         say something to everyone, 1 to 256 characters
+send UserID Message      say something to one user alone
+who                      list who is in the room
+logout                   leave (also Ctrl-D, or Ctrl-C on an empty line)
+help                     show this list"""
 
 
 # --------------------------------------------------------------------------------------------------
-# Grammar: the same checks as in server.py, word for word, so that nothing wrong is ever sent.
-# tests/cases.py holds both files to one table.
+# Grammar: how many words, how long, and whether a login came before. Which characters a name, a
+# password or a message may hold is left to the server, which never trusts a client anyway.
 # --------------------------------------------------------------------------------------------------
 
 USAGE = {
@@ -71,130 +80,93 @@ USAGE = {
     "who": "who",
     "logout": "logout",
 }
-# `all` means everyone, and what a user called Usage says would look like a server's `Usage: who`.
-RESERVED = ("all", "usage")
+SEPARATORS = " \u00a0\u3000"  # some keyboards make the last two where a space was meant
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
 # whatever could move a reader's cursor or make a line look like another's.
-UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-# Letters and marks that show nothing: with them a second "Tom" could look like the first.
-INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
-# Letters dressed up as others (bold, fullwidth, superscript): not a script, only a disguise.
-DISGUISES = ("<font>", "<wide>", "<narrow>", "<super>", "<sub>")
-# First words of Unicode names that stand for a script with another first word.
-SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
+UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
 class Denied(Exception):
-    """A refusal; its text is the whole line that goes to the one who asked."""
+    """A refusal; its text is the whole line that the user reads."""
 
 
-def check(line: bytes) -> str:
-    """Return the command word of a line in lower case, or "" for an empty line.
+def decode(line: bytes) -> str:
+    """Return a typed line as text, without a CR at its end.
 
-    line: any bytes, without the LF; a CR at its end is dropped.
-    Raises Denied with the server's reply for whatever is not a command to the letter.
+    line: any bytes, without the LF. Raises Denied if it is too long or not UTF-8.
     """
     line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
         raise Denied(f"Denied. Line longer than {MAX_LINE} bytes.")
     try:
-        text = line.decode()
+        return line.decode()
     except UnicodeDecodeError:
         raise Denied("Denied. Not valid UTF-8.") from None
-    word, _, rest = text.lstrip(" ").partition(" ")
+
+
+def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
+    """Return the words of a command, its first in lower case; () for an empty line.
+
+    is_logged_in: a login was sent and not refused. A message is one word, trimmed.
+    Raises Denied with the server's reply for whatever the server would refuse, but for the
+    characters in it.
+    """
+    word, rest = cut_word(text)
     command = word.lower()
-    match command:
-        case "":
-            return command
-        case "login" | "newuser":
-            check_account(rest, command)
-            return command
-        case "send":
-            check_send(rest)
-            return command
-        case "who" | "logout":
-            if rest.strip(" "):
-                raise Denied(f"Usage: {USAGE[command]}")
-            return command
-    shown = UNSAFE.sub("\N{REPLACEMENT CHARACTER}", word[:32])
-    raise Denied(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
-
-
-def check_account(rest: str, command: str) -> None:
-    words = [word for word in rest.split(" ") if word]
-    if len(words) != 2:
+    if not command:
+        return ()
+    if command not in USAGE:
+        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", word[:32])
+        raise Denied(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
+    if command in ("send", "who") and not is_logged_in:
+        raise Denied("Denied. Please login first.")
+    if command == "send":
+        return check_send(rest)
+    words = words_of(text)
+    if len(words) != len(USAGE[command].split()):
         raise Denied(f"Usage: {USAGE[command]}")
-    check_userid(words[0])
-    check_password(words[1])
+    if command in ("login", "newuser"):
+        check_userid(words[1])
+        check_password(words[2])
+    return (command, *words[1:])
 
 
-def check_send(rest: str) -> None:
-    recipient, space, message = rest.lstrip(" ").partition(" ")
-    if not space:
+def cut_word(text: str) -> tuple[str, str | None]:
+    """Return the first word, and what follows the separator behind it: None if there is none."""
+    word, *rest = re.split(f"[{SEPARATORS}]", text.lstrip(SEPARATORS), maxsplit=1)
+    return word, rest[0] if rest else None
+
+
+def words_of(text: str) -> list[str]:
+    return [word for word in re.split(f"[{SEPARATORS}]+", text) if word]
+
+
+def check_send(rest: str | None) -> tuple[str, str, str]:
+    recipient, message = cut_word(rest or "")
+    if message is None:
         raise Denied(f"Usage: {USAGE['send']}")
-    if recipient != "all":
-        check_userid(recipient)
-    check_message(message)
-
-
-def check_userid(text: str) -> str:
-    """Return a UserID in NFC (after RFC 8265, but case matters), or raise Denied.
-
-    3 to 32 code points: letters with their marks and decimal digits of one script, and _ - .
-    """
-    userid = unicodedata.normalize("NFC", text)
-    if not 3 <= len(userid) <= 32:
-        raise Denied("Denied. UserID must be 3 to 32 characters.")
-    if not is_of_one_script(userid):
-        raise Denied("Denied. UserID may hold letters and digits of one script, and _ - .")
-    if userid.lower() in RESERVED:
-        raise Denied(f'Denied. UserID "{userid.lower()}" is reserved.')
-    return userid
-
-
-def is_of_one_script(userid: str) -> bool:
-    """Tell whether all letters, marks and digits belong to one script.
-
-    The first word of a character's Unicode name tells its script. ASCII digits go with every
-    script, as do COMBINING marks, but a mark must follow a letter.
-    """
-    scripts = set()
-    after_letter = False
-    for character in userid:
-        if character in "0123456789_-.":
-            after_letter = False
-            continue
-        category = unicodedata.category(character)
-        is_mark = category in ("Mn", "Mc")
-        if not (category[0] == "L" or category == "Nd" or (is_mark and after_letter)):
-            return False
-        if character in INVISIBLE or unicodedata.decomposition(character).startswith(DISGUISES):
-            return False
-        word = re.split("[ -]", unicodedata.name(character, ""))[0]
-        if word != "COMBINING":
-            scripts.add(SCRIPTS.get(word, word))
-        after_letter = is_mark or category[0] == "L"
-    return len(scripts) <= 1
-
-
-def check_password(text: str) -> str:
-    """Return a password in NFC, 4 to 8 printable code points without space, or raise Denied."""
-    password = unicodedata.normalize("NFC", text)
-    if not 4 <= len(password) <= 8:
-        raise Denied("Denied. Password must be 4 to 8 characters.")
-    if " " in password or not password.isprintable():
-        raise Denied("Denied. Password must be printable characters without spaces.")
-    return password
-
-
-def check_message(text: str) -> str:
-    """Return a message of 1 to 256 code points, tabs made spaces, ends trimmed, or raise Denied."""
-    message = text.replace("\t", " ").strip(" ")
+    message = message.strip()
     if not 1 <= len(message) <= 256:
         raise Denied("Denied. Message must be 1 to 256 characters.")
-    if UNSAFE.search(message):
-        raise Denied("Denied. Message must be printable text.")
-    return message
+    return "send", recipient, message
+
+
+def check_userid(userid: str) -> None:
+    if not 3 <= normal_length(userid, 128) <= 32:
+        raise Denied("Denied. UserID must be 3 to 32 characters.")
+
+
+def check_password(password: str) -> None:
+    if not 4 <= normal_length(password, 32) <= 8:
+        raise Denied("Denied. Password must be 4 to 8 characters.")
+
+
+def normal_length(text: str, bound: int) -> int:
+    """Return the code points of a text in NFC; of one over the bound, all that it has.
+
+    Normalising takes time that grows with the square of the length of a run of marks.
+    """
+    return len(text) if len(text) > bound else len(unicodedata.normalize("NFC", text))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -208,7 +180,7 @@ WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 CLEAR_SCREEN, CLEAR_ROW, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[K", "\x1b[J"
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
-HARMFUL = f"{UNSAFE.pattern}|[\ud800-\udfff]"
+HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
 CAME_OR_WENT = r"([^\s:,]{3,32}) (joins|left)\."
 PRIVATE = r"[^\s:,]{3,32} \(to [^\s:,]{3,32}\): .*"
 USAGE_REPLIES = frozenset(f"Usage: {usage}" for usage in USAGE.values())
@@ -310,11 +282,11 @@ def to_column(column: int) -> str:
 
 
 class Screen:
-    """Standard output. Any thread may call any method but the private ones.
+    """Standard output. Any thread may call show, edit, finish, clear, close and control.
 
     editing: it is a terminal that understands escape sequences, and the Editor draws on it;
     otherwise lines and a bare prompt are all that is ever written.
-    Every method raises OutputClosed when nothing can be written any more.
+    All of them raise OutputClosed when nothing can be written any more.
     """
 
     def __init__(self, editing: bool, coloured: bool) -> None:
@@ -331,27 +303,27 @@ class Screen:
     def show(self, lines: list[str]) -> None:
         """Print whole lines, above the prompt if there is one."""
         with self.lock:
-            body = "".join(self._dress(line) for line in lines)
-            self._write(self._erase() + body + self._draw())
+            body = "".join(self.dress(line) for line in lines)
+            self.write(self.erase() + body + self.draw())
 
     def edit(self, prompt: str, text: str = "", cursor: int = 0) -> None:
         """Draw prompt and text on the last rows; cursor is an index into text."""
         with self.lock:
-            erase = self._erase()
+            erase = self.erase()
             self.prompt, self.text, self.cursor = prompt, text, cursor
-            self._write(erase + self._draw())
+            self.write(erase + self.draw())
 
     def finish(self, prompt: str, text: str, end: str = "\n") -> None:
         """Leave prompt and text behind as an ordinary line, and have no prompt any more."""
         with self.lock:
-            line = self._erase() + visible(prompt + text) if self.editing else ""
+            line = self.erase() + visible(prompt + text) if self.editing else ""
             self.prompt = self.text = ""
-            self._write(line + end)
+            self.write(line + end)
 
     def clear(self) -> None:
         with self.lock:
             self.layout = None
-            self._write(CLEAR_SCREEN + self._draw())
+            self.write(CLEAR_SCREEN + self.draw())
 
     def close(self) -> None:
         """Leave what there is of a prompt, and the cursor below it."""
@@ -360,29 +332,29 @@ class Screen:
 
     def control(self, sequence: str) -> None:
         with self.lock:
-            self._write(sequence)
+            self.write(sequence)
 
-    def _dress(self, line: str) -> str:
+    def dress(self, line: str) -> str:
         colour = colour_of(line) if self.coloured else ""
         return f"{colour}{visible(line)}{PLAIN if colour else ''}\n"
 
-    def _erase(self) -> str:
+    def erase(self) -> str:
         if not self.prompt:
             return ""
         if not self.editing:
             return "\n"  # what was typed so far stays where it is, and in the terminal's hands
         if not self.layout:
             return ""
-        rows, above = self.layout.rows_in(self._window()[0])
+        rows, above = self.layout.rows_in(window_size()[0])
         # Not CLEAR_BELOW alone: in the top left corner, tmux takes that for the end of a screenful
         # and moves it to the scrollback.
         clear_others = f"\x1b[B{CLEAR_BELOW}\x1b[A" if rows > 1 else ""
         return "\r" + (f"\x1b[{above}A" if above else "") + CLEAR_ROW + clear_others
 
-    def _draw(self) -> str:
+    def draw(self) -> str:
         if not (self.prompt and self.editing):
             return self.prompt
-        columns, height = self._window()
+        columns, height = window_size()
         position = len(self.prompt) + self.cursor
         self.layout = layout = Layout(self.prompt + self.text, position, columns)
         layout.keep_rows(height)
@@ -391,14 +363,7 @@ class Screen:
         # Row ends are ours, not the terminal's, so that its idea of them cannot differ.
         return WRAP_OFF + "\n".join(layout.rows) + WRAP_ON + move
 
-    def _window(self) -> tuple[int, int]:
-        try:
-            columns, height = os.get_terminal_size(1)
-        except OSError:
-            columns, height = 0, 0
-        return columns or 80, height or 24  # a new pseudo-terminal says 0 by 0
-
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         try:
             while data:
@@ -411,9 +376,9 @@ class Screen:
 
 
 # --------------------------------------------------------------------------------------------------
-# Bell: what wakes the main thread out of its wait for the keyboard. Python's signal handling rings
-# it with the signal's number, the receiver with GONE. So signals are only noted when they come, and
-# obeyed where the main thread looks: nothing is interrupted half way.
+# Terminal: all that knows termios, and what the main thread waits for. Signals only wake it with
+# their number, the receiver does with GONE. They are obeyed where the main thread looks, so that
+# nothing is interrupted half way.
 # --------------------------------------------------------------------------------------------------
 
 GONE = 0  # not a signal's number
@@ -423,77 +388,122 @@ class Gone(Exception):
     """The receiver has ended: the connection, or whoever read standard output, is gone."""
 
 
-class Bell:
-    def __init__(self) -> None:
-        self.near, self.far = socket.socketpair()
-        self.near.setblocking(False)
-        self.far.setblocking(False)
+class Terminal:
+    """Standard input, be it a terminal or not. For the main thread, but for `wake`."""
 
-    def ring_for_signals(self, *numbers: signal.Signals) -> None:
-        """Note these signals instead of doing what they would do."""
-        signal.set_wakeup_fd(self.far.fileno(), warn_on_full_buffer=False)
+    def __init__(self) -> None:
+        self.is_terminal = os.isatty(0)
+        self.found = termios.tcgetattr(0) if HAS_TERMIOS and self.is_terminal else None
+        self.waker, self.waiting = socket.socketpair()
+        self.waker.setblocking(False)
+        self.waiting.setblocking(False)
+
+    def take(self) -> None:
+        """Have every key as it is pressed, and nothing done by the terminal itself."""
+        if self.found is None:
+            return
+        raw = [*self.found[:6], [*self.found[6]]]
+        raw[0] &= ~termios.IXON  # Ctrl-S and Ctrl-Q are keys, not a brake
+        raw[0] &= ~termios.ICRNL  # Enter is CR: a line feed after it is no second Enter
+        raw[3] &= ~(termios.ICANON | termios.ECHO)  # the Editor gathers lines and draws them
+        raw[3] &= ~termios.IEXTEN  # Ctrl-V and Ctrl-O are keys
+        # Ctrl-C and Ctrl-Z are keys: as signals they would overtake the lines typed before them,
+        # and the kernel would throw those away.
+        raw[3] &= ~termios.ISIG
+        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0  # a read returns with what is there
+        self.set(raw)
+
+    def give_back(self) -> None:
+        """Leave the terminal's settings as they were found."""
+        if self.found is not None:
+            self.set(self.found)
+
+    def hide_typing(self) -> None:
+        """Have the terminal echo nothing but the end of a line."""
+        if self.found is not None:
+            hidden = [*self.found]
+            hidden[3] = (hidden[3] | termios.ECHONL) & ~termios.ECHO
+            self.set(hidden)
+
+    def set(self, settings: list[int | list[bytes | int]]) -> None:
+        with contextlib.suppress(termios.error):  # hung up: reading will tell
+            termios.tcsetattr(0, termios.TCSANOW, settings)
+
+    def read(self) -> bytes:
+        """Return what standard input has, b"" at its end."""
+        try:
+            return os.read(0, 65536)
+        except BlockingIOError:  # another program left the terminal so, and took what was there
+            select.select([0], [], [])
+            return self.read()
+        except OSError:  # a terminal that was hung up
+            return b""
+
+    def stop(self) -> None:
+        """Stop the whole job, as the kernel does for Ctrl-Z; return when it goes on."""
+        os.kill(0, signal.SIGTSTP)
+
+    def note_signals(self, *numbers: signal.Signals) -> None:
+        """Let `wait` return these signals instead of doing what they would do."""
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             set_handler(number, lambda _number, _frame: None)
 
-    def ring(self) -> None:
-        self.far.send(bytes([GONE]))
+    def wake(self) -> None:
+        """Have `wait` return GONE. For any thread."""
+        self.waker.send(bytes([GONE]))
 
     def wait(self, keyboard: bool, timeout: float | None = None) -> tuple[bool, bytes]:
-        """Wait for the bell, for `keyboard` too if asked, for `timeout` seconds or for ever.
+        """Wait to be woken, or for `keyboard`, for `timeout` seconds or for ever.
 
-        Return whether standard input can be read, and the numbers that rang.
+        Return whether standard input can be read, and the numbers it was woken with.
         """
-        watched = [self.near.fileno()] + [0] * keyboard
+        watched = [self.waiting.fileno()] + [0] * keyboard
         ready = select.select(watched, [], [], timeout)[0]
-        rings = self.near.recv(4096) if self.near.fileno() in ready else b""
-        return 0 in ready, rings
+        woken_with = self.waiting.recv(4096) if self.waiting.fileno() in ready else b""
+        return 0 in ready, woken_with
+
+
+def window_size() -> tuple[int, int]:
+    """Return the columns and rows of the terminal on standard output."""
+    try:
+        columns, rows = os.get_terminal_size(1)
+    except OSError:
+        columns, rows = 0, 0
+    return columns or 80, rows or 24  # a new pseudo-terminal says 0 by 0
+
+
+def can_edit() -> bool:
+    is_terminal = os.isatty(0) and os.isatty(1)
+    return is_terminal and HAS_TERMIOS and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def set_handler(number: int, handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or behind a script's `&`
+        signal.signal(number, handler)
 
 
 # --------------------------------------------------------------------------------------------------
-# Keyboard: bytes in, keys out. A key is one character, which is text, or a longer name, which is
-# something to do. Pasted control characters are text.
+# Editor: bytes become keys (Keyboard), a key changes the text (Line) or looks through older ones
+# (History), and the screen shows what came of it. KEYS, at the end, says which key does what.
 # --------------------------------------------------------------------------------------------------
 
-KEY_CODES = {
-    "home": ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~"),
-    "end": ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~"),
-    "left": ("\x02", "\x1b[D", "\x1bOD"),
-    "right": ("\x06", "\x1b[C", "\x1bOC"),
-    "word left": ("\x1bb", "\x1b[1;5D", "\x1b[1;3D"),
-    "word right": ("\x1bf", "\x1b[1;5C", "\x1b[1;3C"),
-    "older": ("\x10", "\x1b[A", "\x1bOA"),
-    "newer": ("\x0e", "\x1b[B", "\x1bOB"),
-    "erase": ("\x08", "\x7f"),
-    "delete": ("\x1b[3~",),
-    "delete or end": ("\x04",),
-    "kill left": ("\x15",),
-    "kill right": ("\x0b",),
-    "kill word": ("\x17",),
-    "yank": ("\x19",),
-    "complete": ("\t",),
-    "search": ("\x12",),
-    "cancel": ("\x07",),
-    "clear": ("\x0c",),
-    "interrupt": ("\x03",),
-    "suspend": ("\x1a",),
-}
-KEYS = {code: key for key, codes in KEY_CODES.items() for code in codes}
-NO_KEYS_FOR_A_PASSWORD = ("older", "newer", "search", "complete")
 SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|[bf])"
 UNFINISHED = r"\x1b(?:\[[0-?]*[ -/]*|O)?\Z"
-INTERRUPT = b"\x03"
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
 
 
 class Keyboard:
+    """Bytes in, keys out: a character of a text, or one of KEYS' actions."""
+
     def __init__(self) -> None:
         # Bytes that are not UTF-8 become lone surrogates, and the same bytes again when encoded.
         self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.rest = ""  # the beginning of an escape sequence
-        self.pasting = False
-        self.after_return = False
+        self.is_pasting = False
+        self.is_after_return = False
 
-    def keys(self, data: bytes) -> list[str]:
+    def keys(self, data: bytes) -> list[str | Action]:
         """Return the keys that these bytes complete; what is not complete waits for more."""
         text = self.rest + self.decoder.decode(data)
         keys = []
@@ -508,195 +518,42 @@ class Keyboard:
         self.rest = text[position:]
         return keys
 
-    def key_at(self, text: str, position: int) -> tuple[str, int]:
-        """Return the key at a position ("" for one without a meaning) and its length, 0 to wait."""
+    def key_at(self, text: str, position: int) -> tuple[str | Action | None, int]:
+        """Return the key at a position (None if it means nothing) and its length, 0 to wait."""
         character = text[position]
-        is_line_feed_of_return = character == "\n" and self.after_return
-        self.after_return = character == "\r"
+        is_line_feed_of_return = character == "\n" and self.is_after_return
+        self.is_after_return = character == "\r"
         if is_line_feed_of_return:
-            return "", 1
+            return None, 1
         if character in "\r\n":
-            return "enter", 1
+            return Editor.enter, 1
         if character == "\x1b":
             return self.escape_at(text, position)
-        if self.pasting or not (character < " " or character == "\x7f"):
+        if self.is_pasting or not (character < " " or character == "\x7f"):
             return character, 1
-        return KEYS.get(character, ""), 1
+        return KEYS.get(character), 1
 
-    def escape_at(self, text: str, position: int) -> tuple[str, int]:
-        if self.pasting:
+    def escape_at(self, text: str, position: int) -> tuple[str | Action | None, int]:
+        if self.is_pasting:
             if text.startswith(PASTE_END, position):
-                self.pasting = False
-                return "", len(PASTE_END)
+                self.is_pasting = False
+                return None, len(PASTE_END)
             is_unfinished = PASTE_END.startswith(text[position : position + len(PASTE_END)])
-            return ("", 0) if is_unfinished else ("\x1b", 1)
+            return (None, 0) if is_unfinished else ("\x1b", 1)
         found = re.compile(SEQUENCE).match(text, position)
         if found:
-            self.pasting = found[0] == PASTE_BEGIN
-            return KEYS.get(found[0], ""), len(found[0])
+            self.is_pasting = found[0] == PASTE_BEGIN
+            return KEYS.get(found[0]), len(found[0])
         # An Escape that begins nothing is dropped alone: what follows may be a line's first letter.
-        return "", 0 if re.compile(UNFINISHED).match(text, position) else 1
+        return None, 0 if re.compile(UNFINISHED).match(text, position) else 1
 
 
-# --------------------------------------------------------------------------------------------------
-# Readers: where typed lines come from. The Editor at a terminal; the LineReader from a pipe, a
-# file, or a terminal without escape sequences, which then edits its lines itself.
-# --------------------------------------------------------------------------------------------------
+class Line:
+    """A text and the cursor in it, which is an index. Knows nothing of keys and screens."""
 
-
-class People:
-    """The users known to be in the room, for completion.
-
-    The receiver replaces `names` whole, so the main thread always sees one consistent set.
-    """
-
-    def __init__(self) -> None:
-        self.names: frozenset[str] = frozenset()
-        self.own_name = ""  # of the last login that was sent
-
-    def learn(self, line: str) -> None:
-        """Take in what a line from the server tells about who is there."""
-        if line == "login confirmed":
-            self.names |= {self.own_name}
-        elif moved := re.fullmatch(CAME_OR_WENT, line):
-            self.names = self.names - {moved[1]} | ({moved[1]} if moved[2] == "joins" else set())
-        elif re.fullmatch(WHO_REPLY, line):
-            self.names = frozenset(line.split(", "))
-
-
-class Editor:
-    """The line being typed at a terminal, its history and its keys.
-
-    The terminal is raw from take_terminal to give_terminal_back: between two lines too, or it would
-    echo what is typed there. Ctrl-C and Ctrl-Z are keys like all others: as signals they would
-    overtake the lines typed before them, and the kernel would throw those away.
-    """
-
-    def __init__(self, screen: Screen, bell: Bell, people: People) -> None:
-        self.screen = screen
-        self.bell = bell
-        self.people = people
-        self.keyboard = Keyboard()
-        self.waiting: deque[str] = deque()  # keys typed ahead
-        self.cooked = termios.tcgetattr(0)
-        self.prompt = ""
-        self.hidden = False
-        self.text = ""
-        self.cursor = 0
-        self.history: list[str] = []
-        self.place = 0  # in the history; its length for the line that is no part of it yet
-        self.draft = ""  # that line, while the history is being looked through
-        self.query: str | None = None  # what Ctrl-R looks for, while it does
-        self.killed = ""
-        self.last_key = ""
-        self.actions = {
-            "home": self.home,
-            "end": self.end,
-            "left": self.left,
-            "right": self.right,
-            "word left": self.word_left,
-            "word right": self.word_right,
-            "older": self.older,
-            "newer": self.newer,
-            "erase": self.erase,
-            "delete": self.delete,
-            "delete or end": self.delete,
-            "kill left": self.kill_left,
-            "kill right": self.kill_right,
-            "kill word": self.kill_word,
-            "yank": self.yank,
-            "complete": self.complete,
-            "search": self.search,
-            "clear": self.screen.clear,
-            "suspend": self.suspend,
-        }
-
-    def take_terminal(self) -> None:
-        raw = [*self.cooked[:6], [*self.cooked[6]]]
-        raw[0] &= ~(termios.IXON | termios.ICRNL)
-        raw[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN | termios.ISIG)
-        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
-        set_terminal(raw)
-        self.screen.control(PASTE_ON)
-
-    def give_terminal_back(self) -> None:
-        # The settings first: the screen may be gone together with its terminal.
-        set_terminal(self.cooked)
-        with contextlib.suppress(OutputClosed):
-            self.screen.control(PASTE_OFF)
-
-    def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
-        """Return the next line, without its end; None for Ctrl-D or Ctrl-C on an empty line.
-
-        hidden: the text is a password: not drawn, not kept, and any Ctrl-C gives None.
-        Raises Gone.
-        """
-        self.prompt, self.hidden = prompt, hidden
-        self.start_line()
-        while True:
-            while self.waiting:
-                key = self.waiting.popleft()
-                if self.query is not None and self.is_for_search(key):
-                    continue
-                if key == "enter":
-                    return self.end_line().encode("utf-8", "surrogateescape")
-                if key == "delete or end" and not self.text:
-                    self.end_line()
-                    return None
-                if key == "hang-up" or (key == "interrupt" and self.is_interrupt_final()):
-                    return None
-                self.press(key)
-            self.draw()
-            self.wait_for_keys()
-
-    def start_line(self) -> None:
-        self.text, self.cursor = "", 0
-        self.place, self.draft = len(self.history), ""
-
-    def end_line(self, mark: str = "") -> str:
-        """Leave the line on the screen as it is; keep it in the history if it holds no password."""
-        text = self.text
-        self.screen.finish(self.prompt, mark if self.hidden else text + mark)
-        holds_password = self.hidden or is_with_password(text)
-        is_new = text.strip() and text not in self.history[-1:]
-        if is_new and not mark and not holds_password:
-            self.history = [*self.history, text][-MAX_HISTORY:]
-        return text
-
-    def is_interrupt_final(self) -> bool:
-        """Drop the half-typed line; tell whether there was nothing to drop."""
-        is_final = self.hidden or not self.text
-        self.end_line("^C")
-        self.start_line()
-        return is_final
-
-    def wait_for_keys(self) -> None:
-        can_read, rings = self.bell.wait(keyboard=True)
-        if GONE in rings:
-            raise Gone
-        if signal.SIGCONT in rings:  # after a stop, the shell may have left it in any state
-            self.take_terminal()
-        if signal.SIGINT in rings:
-            self.waiting.append("interrupt")
-        if can_read:
-            data = read_some()
-            self.waiting.extend(self.keyboard.keys(data) if data else ["hang-up"])
-        # A new window size needs nothing but the next draw.
-
-    def draw(self) -> None:
-        if self.hidden:
-            self.screen.edit(self.prompt)
-        elif self.query is not None:
-            self.screen.edit(f"(search '{self.query}') ", self.text, self.cursor)
-        else:
-            self.screen.edit(self.prompt, self.text, self.cursor)
-
-    def press(self, key: str) -> None:
-        if len(key) == 1:
-            self.insert(key)
-        elif key in self.actions and not (self.hidden and key in NO_KEYS_FOR_A_PASSWORD):
-            self.actions[key]()
-        self.last_key = key
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+        self.cursor = len(text)
 
     def insert(self, text: str) -> None:
         # A line over the limit is refused anyway; what goes further need not be kept.
@@ -705,12 +562,13 @@ class Editor:
         self.cursor += len(text)
 
     def cut(self, start: int, end: int) -> str:
+        """Remove and return what stands from `start` to `end`, and leave the cursor there."""
         removed = self.text[start:end]
         self.text = self.text[:start] + self.text[end:]
         self.cursor = start
         return removed
 
-    # Moving. A letter and the marks drawn onto it are one step.
+    # Places in the text. A letter and the marks drawn onto it are one step.
 
     def step_left(self) -> int:
         index = max(0, self.cursor - 1)
@@ -724,242 +582,381 @@ class Editor:
             index += 1
         return index
 
+    def word_left(self) -> int:
+        before = re.search(r"\w*\W*\Z", self.text[: self.cursor])
+        return before.start() if before else 0
+
+    def word_right(self) -> int:
+        after = re.compile(r"\W*\w*").match(self.text, self.cursor)
+        return after.end() if after else len(self.text)
+
+    def space_left(self) -> int:
+        """Return where the word before the cursor begins, words being what spaces separate."""
+        return self.text[: self.cursor].rstrip(" ").rfind(" ") + 1
+
+
+class History:
+    """The lines typed before, and the place among them. Knows nothing of keys and screens."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.place = 0  # len(lines) for the line that is no part of them yet
+        self.draft = ""  # that line, while older ones are looked at
+
+    def add(self, text: str) -> None:
+        """Keep a line, unless it is empty, a repetition, or holds a password."""
+        if text.strip() and text not in self.lines[-1:] and not is_secret(text):
+            self.lines = [*self.lines, text][-MAX_HISTORY:]
+
+    def leave(self) -> None:
+        """Go back below the newest line, with nothing typed there."""
+        self.place, self.draft = len(self.lines), ""
+
+    def go_to(self, place: int, text: str) -> str:
+        """Return the line at a place; `text` is what is typed now. Raises IndexError."""
+        if not 0 <= place <= len(self.lines):
+            raise IndexError
+        if self.place == len(self.lines):
+            self.draft = text
+        self.place = place
+        return [*self.lines, self.draft][place]
+
+    def find(self, query: str, newest: int) -> int:
+        """Return the place of the newest line that holds the query, from `newest` back, or -1."""
+        for place in range(min(newest, len(self.lines) - 1), -1, -1):
+            if query in self.lines[place]:
+                return place
+        return -1
+
+
+def is_secret(text: str) -> bool:
+    """Tell whether a typed line holds a password."""
+    words = words_of(text)
+    return len(words) > 2 and words[0].lower() in ("login", "newuser")
+
+
+class Editor:
+    """The line being typed at a terminal.
+
+    complete: returns what the last word of a text may become. The terminal is the Editor's from
+    take_terminal to give_terminal_back, between two lines too: it would echo what is typed there.
+    """
+
+    def __init__(
+        self, screen: Screen, terminal: Terminal, complete: Callable[[str], list[str]]
+    ) -> None:
+        self.screen = screen
+        self.terminal = terminal
+        self.possible_words = complete
+        self.keyboard = Keyboard()
+        self.history = History()
+        self.typed_ahead: deque[str | Action] = deque()
+        self.last_key: str | Action | None = None
+        self.prompt = ""
+        self.is_hidden = False
+        self.line = Line()
+        self.is_done = False
+        self.result: bytes | None = None
+        self.query: str | None = None  # what Ctrl-R looks for, while it does
+        self.removed = ""  # for Ctrl-Y to put back
+
+    def take_terminal(self) -> None:
+        self.terminal.take()
+        self.screen.control(PASTE_ON)
+
+    def give_terminal_back(self) -> None:
+        # The settings first: the screen may be gone together with its terminal.
+        self.terminal.give_back()
+        with contextlib.suppress(OutputClosed):
+            self.screen.control(PASTE_OFF)
+
+    def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
+        """Return the next line, without its end; None for Ctrl-D or Ctrl-C on an empty line.
+
+        hidden: the text is a password: not drawn, not kept, and any Ctrl-C gives None.
+        Raises Gone.
+        """
+        self.prompt, self.is_hidden = prompt, hidden
+        self.start_line()
+        while True:
+            while self.typed_ahead:
+                self.press(self.typed_ahead.popleft())
+                if self.is_done:
+                    return self.result
+            self.draw()
+            self.wait_for_keys()
+
+    def start_line(self) -> None:
+        self.is_done = False
+        self.line = Line()
+        self.history.leave()
+
+    def end_line(self, result: bytes | None, mark: str = "") -> None:
+        """Leave the line on the screen as it is, with a mark behind it."""
+        self.screen.finish(self.prompt, mark if self.is_hidden else self.line.text + mark)
+        self.is_done, self.result = True, result
+
+    def wait_for_keys(self) -> None:
+        can_read, woken_with = self.terminal.wait(keyboard=True)
+        if GONE in woken_with:
+            raise Gone
+        if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
+            self.take_terminal()
+        if signal.SIGINT in woken_with:
+            self.typed_ahead.append(Editor.interrupt)
+        if can_read:
+            data = self.terminal.read()
+            self.typed_ahead.extend(self.keyboard.keys(data) if data else [Editor.hang_up])
+        # A new window size needs nothing but the next draw.
+
+    def draw(self) -> None:
+        if self.is_hidden:
+            self.screen.edit(self.prompt)
+        elif self.query is not None:
+            self.screen.edit(f"(search '{self.query}') ", self.line.text, self.line.cursor)
+        else:
+            self.screen.edit(self.prompt, self.line.text, self.line.cursor)
+
+    def press(self, key: str | Action) -> None:
+        is_taken = self.query is not None and self.is_for_search(key)
+        if not is_taken and isinstance(key, str):
+            self.line.insert(key)
+        elif not is_taken and not isinstance(key, str):
+            key(self)
+        self.last_key = key
+
+    # What ends a line.
+
+    def enter(self) -> None:
+        if not self.is_hidden:
+            self.history.add(self.line.text)
+        self.end_line(self.line.text.encode("utf-8", "surrogateescape"))
+
+    def interrupt(self) -> None:
+        is_final = self.is_hidden or not self.line.text
+        self.end_line(None, "^C")
+        if not is_final:
+            self.start_line()
+
+    def delete_or_end(self) -> None:
+        if self.line.text:
+            self.delete()
+        else:
+            self.end_line(None)
+
+    def hang_up(self) -> None:
+        self.is_done, self.result = True, None
+
+    # What moves the cursor.
+
     def home(self) -> None:
-        self.cursor = 0
+        self.line.cursor = 0
 
     def end(self) -> None:
-        self.cursor = len(self.text)
+        self.line.cursor = len(self.line.text)
 
     def left(self) -> None:
-        self.cursor = self.step_left()
+        self.line.cursor = self.line.step_left()
 
     def right(self) -> None:
-        self.cursor = self.step_right()
+        self.line.cursor = self.line.step_right()
 
     def word_left(self) -> None:
-        before = re.search(r"\w*\W*\Z", self.text[: self.cursor])
-        self.cursor = before.start() if before else 0
+        self.line.cursor = self.line.word_left()
 
     def word_right(self) -> None:
-        after = re.compile(r"\W*\w*").match(self.text, self.cursor)
-        self.cursor = after.end() if after else len(self.text)
+        self.line.cursor = self.line.word_right()
 
-    # Deleting.
+    # What deletes.
 
     def erase(self) -> None:
-        self.cut(self.step_left(), self.cursor)
+        self.line.cut(self.line.step_left(), self.line.cursor)
 
     def delete(self) -> None:
-        self.cut(self.cursor, self.step_right())
+        self.line.cut(self.line.cursor, self.line.step_right())
 
-    def kill(self, start: int, end: int) -> None:
-        removed = self.cut(start, end)
-        if not self.hidden:  # or Ctrl-Y would show a password at the next prompt
-            self.killed = removed
+    def cut(self, start: int, end: int) -> None:
+        removed = self.line.cut(start, end)
+        if not self.is_hidden:  # or Ctrl-Y would show a password at the next prompt
+            self.removed = removed
 
-    def kill_left(self) -> None:
-        self.kill(0, self.cursor)
+    def cut_left(self) -> None:
+        self.cut(0, self.line.cursor)
 
-    def kill_right(self) -> None:
-        self.kill(self.cursor, len(self.text))
+    def cut_right(self) -> None:
+        self.cut(self.line.cursor, len(self.line.text))
 
-    def kill_word(self) -> None:
-        before = self.text[: self.cursor].rstrip(" ")
-        self.kill(before.rfind(" ") + 1, self.cursor)
+    def cut_to_space(self) -> None:
+        self.cut(self.line.space_left(), self.line.cursor)
 
-    def yank(self) -> None:
-        self.insert(self.killed)
+    def put_back(self) -> None:
+        self.line.insert(self.removed)
 
     # The history.
 
     def older(self) -> None:
-        if self.place:
-            self.go_to(self.place - 1)
+        self.go_to(self.history.place - 1)
 
     def newer(self) -> None:
-        if self.place < len(self.history):
-            self.go_to(self.place + 1)
+        self.go_to(self.history.place + 1)
 
     def go_to(self, place: int) -> None:
-        if self.place == len(self.history):
-            self.draft = self.text
-        self.place = place
-        self.text = self.history[place] if place < len(self.history) else self.draft
-        self.cursor = len(self.text)
+        if not self.is_hidden:
+            with contextlib.suppress(IndexError):
+                self.line = Line(self.history.go_to(place, self.line.text))
 
     def search(self) -> None:
-        self.query = ""
+        self.query = None if self.is_hidden else ""
 
-    def is_for_search(self, key: str) -> bool:
+    def is_for_search(self, key: str | Action) -> bool:
         """Let Ctrl-R's search have a key; any key that means nothing to it ends the search."""
         query = self.query or ""
-        if key in ("cancel", "interrupt"):
-            self.go_to(len(self.history))
+        if key in (Editor.cancel, Editor.interrupt):
+            self.go_to(len(self.history.lines))
             self.query = None
-        elif key == "search":
-            self.find(query, self.place - 1)
-        elif key == "erase":
-            self.query = query[:-1]
-            self.find(query[:-1], len(self.history) - 1)
-        elif len(key) == 1:
-            self.query = query + key
-            self.find(query + key, min(self.place, len(self.history) - 1))
+        elif key == Editor.search:
+            self.find(query, self.history.place - 1)
+        elif key == Editor.erase:
+            self.find(query[:-1], len(self.history.lines))
+        elif isinstance(key, str):
+            self.find(query + key, self.history.place)
         else:
             self.query = None
             return False
         return True
 
     def find(self, query: str, newest: int) -> None:
-        """Go to the newest line that holds the query, from `newest` back; stay if there is none."""
-        for place in range(newest, -1, -1):
-            if query in self.history[place]:
-                self.go_to(place)
-                self.cursor = self.text.index(query)
-                return
+        self.query = query
+        place = self.history.find(query, newest)
+        if place >= 0:
+            self.go_to(place)
+            self.line.cursor = self.line.text.index(query)
 
-    # Completing.
+    def cancel(self) -> None:
+        """Mean nothing but in a search, which ends with it."""
+
+    # The rest.
 
     def complete(self) -> None:
-        head = self.text[: self.cursor].lstrip(" ")
-        if re.fullmatch(r"send +[^ ]*", head, re.IGNORECASE):
-            known = sorted(self.people.names | {"all"})
-        elif " " not in head:
-            known = [*USAGE, "help"]
-        else:
-            return
-        word = head.rpartition(" ")[2]
-        found = [name for name in known if name.startswith(word)]
+        head = self.line.text[: self.line.cursor]
+        found = [] if self.is_hidden else self.possible_words(head)
         if not found:
             return
+        word = re.split(f"[{SEPARATORS}]", head)[-1]
         common = found[0]
         while not all(name.startswith(common) for name in found):
             common = common[:-1]
         if len(found) == 1:
             common += " "
-        if common == word and self.last_key == "complete":
+        if common == word and self.last_key == Editor.complete:
             self.screen.show(["  ".join(found)])
-        self.insert(common[len(word) :])
+        self.line.insert(common[len(word) :])
+
+    def clear(self) -> None:
+        self.screen.clear()
 
     def suspend(self) -> None:
         """Stop as Ctrl-Z should, with a sane terminal meanwhile; go on where it was after `fg`."""
-        self.screen.finish(self.prompt, "" if self.hidden else self.text)
+        self.screen.finish(self.prompt, "" if self.is_hidden else self.line.text)
         self.give_terminal_back()
-        os.kill(0, signal.SIGTSTP)  # the whole job, as the kernel would
+        self.terminal.stop()
         self.take_terminal()
 
 
-def is_with_password(text: str) -> bool:
-    words = text.split()
-    return len(words) > 2 and words[0].lower() in ("login", "newuser")
+Action = Callable[[Editor], None]
+KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
+    (Editor.home, ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
+    (Editor.end, ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
+    (Editor.left, ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
+    (Editor.right, ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
+    (Editor.word_left, ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
+    (Editor.word_right, ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
+    (Editor.older, ("\x10", "\x1b[A", "\x1bOA")),  # Ctrl-P, Up
+    (Editor.newer, ("\x0e", "\x1b[B", "\x1bOB")),  # Ctrl-N, Down
+    (Editor.search, ("\x12",)),  # Ctrl-R
+    (Editor.cancel, ("\x07",)),  # Ctrl-G
+    (Editor.erase, ("\x08", "\x7f")),  # Backspace
+    (Editor.delete, ("\x1b[3~",)),  # Delete
+    (Editor.delete_or_end, ("\x04",)),  # Ctrl-D
+    (Editor.cut_left, ("\x15",)),  # Ctrl-U
+    (Editor.cut_right, ("\x0b",)),  # Ctrl-K
+    (Editor.cut_to_space, ("\x17",)),  # Ctrl-W
+    (Editor.put_back, ("\x19",)),  # Ctrl-Y
+    (Editor.complete, ("\t",)),
+    (Editor.clear, ("\x0c",)),  # Ctrl-L
+    (Editor.interrupt, ("\x03",)),  # Ctrl-C
+    (Editor.suspend, ("\x1a",)),  # Ctrl-Z
+)
+KEYS = {code: action for action, codes in KEY_TABLE for code in codes}
 
 
-def set_terminal(settings: list[int | list[bytes | int]]) -> None:
-    with contextlib.suppress(termios.error):  # hung up: reading will tell
-        termios.tcsetattr(0, termios.TCSANOW, settings)
+# --------------------------------------------------------------------------------------------------
+# Plain lines: from a pipe, a file, or a terminal without escape sequences. Such a terminal edits
+# and echoes its lines itself, and its settings stay as they were found: in Emacs' shell it echoes
+# nothing, as Emacs does.
+# --------------------------------------------------------------------------------------------------
 
 
-def read_some() -> bytes:
-    """Read what standard input has, b"" at its end."""
-    try:
-        return os.read(0, 65536)
-    except OSError:  # a terminal that was hung up
-        return b""
+class PlainLines:
+    """Of a line over MAX_LINE only so much is kept that the check will refuse it."""
 
-
-class LineReader:
-    """Lines from a pipe, a file or a plain terminal, which echoes and edits them itself.
-
-    Of a line over MAX_LINE only so much is kept that the check will refuse it.
-    """
-
-    def __init__(self, screen: Screen, bell: Bell) -> None:
+    def __init__(self, screen: Screen, terminal: Terminal) -> None:
         self.screen = screen
-        self.bell = bell
-        self.is_terminal = os.isatty(0)
-        self.has_prompt = self.is_terminal and os.isatty(1)
-        self.cooked = termios.tcgetattr(0) if self.is_terminal and HAS_TERMIOS else None
-        self.source = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        self.terminal = terminal
+        self.has_prompt = terminal.is_terminal and os.isatty(1)
         self.rest = b""  # the beginning of a line
-        self.lines: deque[bytes | None] = deque()  # None for the end, or for Ctrl-C
-        self.prompt = ""
-        self.hidden = False
+        self.lines: deque[bytes | None] = deque()  # None for the end of input
+        self.may_have_mark = not terminal.is_terminal  # a byte order mark before the first line
 
     def take_terminal(self) -> None:
-        """Have Ctrl-C end a line as Enter does: else one cannot tell whether anything was typed."""
-        if self.cooked is None:
-            return
-        settings = [*self.cooked[:6], [*self.cooked[6]]]
-        settings[6][termios.VINTR], settings[6][termios.VEOL] = b"\0", INTERRUPT
-        settings[3] |= termios.ECHO | termios.ECHONL
-        if self.hidden:
-            settings[3] &= ~termios.ECHO
-        set_terminal(settings)
+        """Leave it as it is."""
 
     def give_terminal_back(self) -> None:
-        if self.cooked is not None:
-            set_terminal(self.cooked)
+        """Leave it as it is."""
 
     def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
         """Return the next line, without its end; None at the end of input.
 
-        hidden: the line is a password: not echoed, and any Ctrl-C gives None.
-        Raises Gone.
+        hidden: the line is a password: not echoed. Raises Gone.
         """
-        if hidden and not HAS_TERMIOS:
-            return ask_password(prompt)
-        self.prompt, self.hidden = prompt, hidden
-        self.take_terminal()
-        self.show_prompt()
+        if hidden:
+            return self.read_hidden_line(prompt)
+        if self.has_prompt:
+            self.screen.edit(prompt)
         while not self.lines:
             self.read_more()
         line = self.lines.popleft()
-        if self.has_prompt:  # the terminal has echoed the end of a line, and nothing else
+        if line and self.may_have_mark:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        self.may_have_mark = False
+        if self.has_prompt:  # whoever echoes a line echoes its end, but nothing for Ctrl-D
             self.screen.finish("", "", end="\n" if line is None else "")
         return line
 
-    def show_prompt(self) -> None:
-        if self.has_prompt:
-            self.screen.edit(self.prompt)
+    def read_hidden_line(self, prompt: str) -> bytes | None:
+        if not HAS_TERMIOS:
+            return ask_password(prompt)
+        self.terminal.hide_typing()
+        try:
+            return self.read_line(prompt)
+        finally:
+            self.terminal.give_back()
 
     def read_more(self) -> None:
-        """Wait for more of standard input, or for the bell."""
-        can_read = True
-        if HAS_TERMIOS:
-            can_read, rings = self.bell.wait(keyboard=True)
-            if GONE in rings:
+        if HAS_TERMIOS:  # else the read is all that can be waited for
+            can_read, woken_with = self.terminal.wait(keyboard=True)
+            if GONE in woken_with:
                 raise Gone
-            if signal.SIGINT in rings:
-                self.lines.append(None)
-            if signal.SIGCONT in rings:  # after a stop, the shell may have left it in any state
-                self.take_terminal()
-                self.show_prompt()
-        data = self.read_source() if can_read else None
-        if data is not None:
-            self.take(data)
-
-    def read_source(self) -> bytes | None:
-        """Return what there is, b"" at the end, None for nothing yet."""
-        try:
-            return self.source.read(65536)
-        except OSError:  # a terminal that was hung up
-            return b""
-
-    def take(self, data: bytes) -> None:
-        if self.is_terminal and data.endswith(INTERRUPT):
-            self.drop_line(self.rest + data)
-        elif data:
+            if not can_read:
+                return
+        data = self.terminal.read()
+        if data:
             *lines, rest = (self.rest + data).split(b"\n")
             self.lines.extend(lines)
             self.rest = rest[: MAX_LINE + 2]
         else:
             self.lines.extend([self.rest, None] if self.rest else [None])
             self.rest = b""
-
-    def drop_line(self, line: bytes) -> None:
-        self.rest = b""
-        if self.hidden or line == INTERRUPT:
-            self.lines.append(None)
-        self.show_prompt()
 
 
 def ask_password(prompt: str) -> bytes | None:
@@ -972,150 +969,58 @@ def ask_password(prompt: str) -> bytes | None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Client: one connection, from the first prompt to the exit status. The receiver runs in a thread of
-# its own; all else in the main thread.
+# Connection: the socket, and the receiver, the one thread that reads it. The main thread writes.
 # --------------------------------------------------------------------------------------------------
 
 
-class Client:
-    """address: where `connection` leads, as the user should read it."""
+class Connection:
+    """A connection to a server, from connecting to its end.
 
-    def __init__(self, connection: socket.socket, address: str) -> None:
-        self.connection = connection
-        self.address = address
-        self.is_terminal = os.isatty(0)
-        editing = can_edit()
-        self.screen = Screen(editing, coloured=editing and not os.environ.get("NO_COLOR"))
-        self.bell = Bell()
-        self.people = People()
-        self.reader: Editor | LineReader = (
-            Editor(self.screen, self.bell, self.people)
-            if editing
-            else LineReader(self.screen, self.bell)
-        )
+    has_ended: set by the receiver when nothing more will arrive, with `failure` to tell what ended
+    it, if that was not the server's close.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        """Raises OSError, or UnicodeError for a name that cannot be one."""
+        self.socket = socket.create_connection((host, port), CONNECT_WAIT)
+        self.socket.settimeout(None)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.lines_sent = 0
-        self.is_leaving = False
-        self.is_over = False  # set by the receiver as it ends,
-        self.failure: Exception | None = None  # with what ended it, if not the server's close
+        self.has_ended = False
+        self.failure: Exception | None = None
 
-    def run(self) -> int:
-        """Serve the user until logout, the end of input or of the connection; return the status."""
-        self.handle_signals()
+    def start(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
+        """Have the receiver call `show` with all lines that are there at a time, `end` at last."""
+        arguments = (show, end)
+        threading.Thread(target=self.receive, args=arguments, name="receiver", daemon=True).start()
+
+    def receive(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # signals are the main thread's business
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self.reader.take_terminal()
-            threading.Thread(target=self.receive, name="receiver", daemon=True).start()
-            with contextlib.suppress(KeyboardInterrupt):  # only comes where termios is missing
-                self.converse()
-            self.leave()
-        except (Gone, OutputClosed) as error:
-            self.failure = self.failure or error
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
+            for lines in batches(self.socket):
+                show(lines)
+        except (OSError, OutputClosed) as error:
+            self.failure = error
         finally:
-            self.reader.give_terminal_back()
-            with contextlib.suppress(OutputClosed):
-                self.screen.close()
-        if self.failure:
-            self.report_failure()
-        return 1 if self.failure else 0
-
-    def handle_signals(self) -> None:
-        if self.is_terminal and HAS_TERMIOS:
-            self.bell.ring_for_signals(signal.SIGINT, signal.SIGCONT, signal.SIGWINCH)
-            set_handler(signal.SIGTERM, end_by_signal)
-            set_handler(signal.SIGHUP, end_by_signal)
-        elif not self.is_terminal:
-            set_handler(signal.SIGINT, signal.SIG_DFL)  # end as any program in a pipe does
-
-    def converse(self) -> None:
-        while (line := self.reader.read_line()) is not None:
-            try:
-                if not self.obey(line):
-                    return
-            except Denied as refusal:
-                self.screen.show([str(refusal)])
-
-    def obey(self, line: bytes) -> bool:
-        """Do what a typed line asks for; tell whether to go on. Raises Denied."""
-        if line.strip(b" \r").lower() == b"help":
-            self.screen.show(HELP.split("\n"))
-            return True
-        if self.is_terminal and is_without_password(line):
-            line = self.ask_for_password(line)
-        command = check(line)
-        if command == "logout":
-            return False
-        if command == "login":
-            self.people.own_name = check_userid(line.decode().split()[1])
-        if command:
-            self.send(line)
-        return True
-
-    def ask_for_password(self, line: bytes) -> bytes:
-        """Return the line with the password added, or b"" if the question was cancelled."""
-        check_userid(line.split()[1].decode("utf-8", "replace"))
-        password = self.reader.read_line("Password: ", hidden=True)
-        if password is None:
-            return b""
-        check_password(password.decode("utf-8", "surrogateescape"))
-        return line.rstrip() + b" " + password
+            self.has_ended = True
+            with contextlib.suppress(OSError):  # the other side may have done so
+                self.socket.shutdown(socket.SHUT_RDWR)  # or the main thread may send for ever
+            end()
 
     def send(self, line: bytes) -> None:
         self.lines_sent += 1
         # If it fails, the connection is gone, and the receiver tells once it has shown the rest.
         with contextlib.suppress(OSError):
-            self.connection.sendall(line + b"\n")
+            self.socket.sendall(line + b"\n")
 
-    def leave(self) -> None:
-        """Log out, and wait until all that is owed has been shown. Raises Gone if it is too late.
-
-        A script waits as long as it takes. At a terminal there is an end to it, and Ctrl-C.
-        """
-        if self.is_over:
-            raise Gone
-        self.is_leaving = True
-        self.reader.give_terminal_back()  # Ctrl-C is a signal again
+    def finish(self) -> float:
+        """Log out; return how many seconds the server may take to answer that."""
         self.send(b"logout")
         with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_WR)
-        patience = LOGOUT_WAIT + self.lines_sent / SLOWEST_PACE if self.is_terminal else None
-        while rings := self.bell.wait(keyboard=False, timeout=patience)[1]:
-            if GONE in rings or signal.SIGINT in rings:
-                return
-
-    def receive(self) -> None:
-        """Show what arrives until the connection ends, then ring the bell. A thread of its own."""
-        if hasattr(signal, "pthread_sigmask"):  # signals are the main thread's business
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            for lines in batches(self.connection):
-                for line in lines:
-                    self.people.learn(line)
-                self.screen.show(lines)
-        except (OSError, OutputClosed) as error:
-            self.failure = error
-        finally:
-            self.is_over = True
-            with contextlib.suppress(OSError):  # the other side may have done so
-                self.connection.shutdown(socket.SHUT_RDWR)  # or the main thread may send for ever
-            if not HAS_TERMIOS and not self.is_leaving:
-                self.exit_at_once()
-            self.bell.ring()
-
-    def exit_at_once(self) -> None:
-        """End the process from the receiver.
-
-        Without termios the main thread sits in a read that nothing can interrupt. The terminal was
-        never changed, and no buffer but standard error's holds anything.
-        """
-        self.failure = self.failure or Gone()
-        self.report_failure()
-        sys.stderr.flush()
-        os._exit(1)
-
-    def report_failure(self) -> None:
-        if not isinstance(self.failure, OutputClosed):
-            print(f"Connection to {self.address} lost.", file=sys.stderr)
+            self.socket.shutdown(socket.SHUT_WR)
+        return LOGOUT_WAIT + self.lines_sent / SLOWEST_PACE
 
 
 def batches(connection: socket.socket) -> Iterator[list[str]]:
@@ -1137,32 +1042,204 @@ def batches(connection: socket.socket) -> Iterator[list[str]]:
         yield [rest]
 
 
-def can_edit() -> bool:
-    is_terminal = os.isatty(0) and os.isatty(1)
-    return is_terminal and HAS_TERMIOS and os.environ.get("TERM", "") not in ("", "dumb")
+# --------------------------------------------------------------------------------------------------
+# Client: the conversation, from the first prompt to the exit status.
+# --------------------------------------------------------------------------------------------------
+
+LOGIN_REFUSED = (
+    r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )"
+)
+NEWUSER_ANSWERED = (
+    r"New user account created\. |"
+    r"Denied\. (User account |Please logout |The account |New accounts |Too many new |"
+    r"UserID |Password )"
+)
 
 
-def is_without_password(line: bytes) -> bool:
-    words = [word for word in line.lower().split(b" ") if word]
-    return len(words) == 2 and words[0] in (b"login", b"newuser")
+class Room:
+    """What the lines of one connection have told: who is in the room, and whether this user is.
+
+    The receiver learns, the main thread asks. Every login and newuser gets one answer, in their
+    order, so that what refuses a UserID belongs to the oldest that is not answered.
+    """
+
+    def __init__(self) -> None:
+        self.names: frozenset[str] = frozenset()
+        self.own_name = ""  # of the last login that was sent
+        self.has_joined = False
+        self.unanswered: deque[str] = deque()  # "login" or "newuser" each
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Tell whether a login was sent and not refused."""
+        return self.has_joined or "login" in self.unanswered
+
+    def ask(self, command: tuple[str, ...]) -> None:
+        """Take note of a command that is about to be sent."""
+        if command[0] in ("login", "newuser"):
+            self.unanswered.append(command[0])
+        if command[0] == "login":
+            self.own_name = unicodedata.normalize("NFC", command[1])
+
+    def learn(self, line: str) -> None:
+        """Take in a line from the server."""
+        if line == "login confirmed":
+            self.has_joined = True
+            self.names |= {self.own_name}
+            self.unanswered.clear()
+        elif moved := re.fullmatch(CAME_OR_WENT, line):
+            self.names = self.names - {moved[1]} | ({moved[1]} if moved[2] == "joins" else set())
+        elif re.fullmatch(WHO_REPLY, line):
+            self.names = frozenset(line.split(", "))
+        elif self.unanswered:
+            answer = LOGIN_REFUSED if self.unanswered[0] == "login" else NEWUSER_ANSWERED
+            if re.match(answer, line):
+                self.unanswered.popleft()
 
 
-def set_handler(number: int, handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or behind a script's `&`
-        signal.signal(number, handler)
+class Client:
+    """address: where `connection` leads, as the user should read it."""
+
+    def __init__(self, connection: Connection, address: str) -> None:
+        self.connection = connection
+        self.address = address
+        self.room = Room()
+        self.terminal = Terminal()
+        self.is_editing = can_edit()
+        is_coloured = self.is_editing and not os.environ.get("NO_COLOR")
+        self.screen = Screen(self.is_editing, is_coloured)
+        self.reader: Editor | PlainLines = (
+            Editor(self.screen, self.terminal, self.possible_words)
+            if self.is_editing
+            else PlainLines(self.screen, self.terminal)
+        )
+        self.is_leaving = False
+        self.failure: Exception | None = None  # what ended the connection, but for a logout
+
+    def run(self) -> int:
+        """Serve the user until logout, the end of input or of the connection; return the status."""
+        self.handle_signals()
+        try:
+            self.reader.take_terminal()
+            self.connection.start(self.show, self.end)
+            self.converse()
+            self.leave()
+        except (Gone, OutputClosed) as error:
+            self.failure = self.connection.failure or error
+        finally:
+            self.reader.give_terminal_back()
+            with contextlib.suppress(OutputClosed):
+                self.screen.close()
+        if self.failure:
+            self.report_failure()
+        return 1 if self.failure else 0
+
+    def handle_signals(self) -> None:
+        if not self.terminal.is_terminal:
+            set_handler(signal.SIGINT, signal.SIG_DFL)  # end as any program in a pipe does
+            return
+        if self.is_editing:
+            self.terminal.note_signals(signal.SIGINT, signal.SIGCONT, signal.SIGWINCH)
+        else:
+            set_handler(signal.SIGINT, end_by_signal)
+        set_handler(signal.SIGTERM, end_by_signal)
+        if HAS_TERMIOS:
+            set_handler(signal.SIGHUP, end_by_signal)
+
+    def converse(self) -> None:
+        while (line := self.reader.read_line()) is not None:
+            try:
+                if not self.obey(line):
+                    return
+            except Denied as refusal:
+                self.screen.show([str(refusal)])
+
+    def obey(self, line: bytes) -> bool:
+        """Do what a typed line asks for; tell whether to go on. Raises Denied."""
+        text = decode(line)
+        words = words_of(text)
+        if [word.lower() for word in words] == ["help"]:
+            self.screen.show(HELP.split("\n"))
+            return True
+        if self.lacks_password(words):
+            check_userid(words[1])
+            password = self.ask_password()
+            if password is None:
+                return True
+            text = f"{words[0]} {words[1]} {password}"
+        command = check(text, self.room.is_logged_in)
+        if command == ("logout",):
+            return False
+        if command:
+            self.room.ask(command)
+            self.connection.send(text.encode())
+        return True
+
+    def lacks_password(self, words: list[str]) -> bool:
+        is_account = len(words) == 2 and words[0].lower() in ("login", "newuser")
+        return is_account and self.terminal.is_terminal
+
+    def ask_password(self) -> str | None:
+        """Return a password typed unseen, None if the question was cancelled. Raises Denied."""
+        typed = self.reader.read_line("Password: ", hidden=True)
+        if typed is None:
+            return None
+        password = decode(typed)
+        check_password(password)
+        if words_of(password) != [password]:
+            raise Denied("Denied. Password must be printable characters without spaces.")
+        return password
+
+    def possible_words(self, head: str) -> list[str]:
+        """Return what the last word of a text may become."""
+        *before, word = re.split(f"[{SEPARATORS}]+", head.lstrip(SEPARATORS))
+        known = {"help", *USAGE} if not before else set()
+        if [first.lower() for first in before] == ["send"]:
+            known = {"all", *self.room.names}
+        return sorted(name for name in known if name.startswith(word))
+
+    def leave(self) -> None:
+        """Log out, and wait until all that is owed has been shown. Raises Gone if it is too late.
+
+        A script waits as long as it takes. At a terminal there is an end to it, and Ctrl-C.
+        """
+        if self.connection.has_ended:
+            raise Gone
+        self.is_leaving = True
+        self.reader.give_terminal_back()  # Ctrl-C is a signal again
+        seconds = self.connection.finish()
+        patience = seconds if self.terminal.is_terminal else None
+        while woken_with := self.terminal.wait(keyboard=False, timeout=patience)[1]:
+            if GONE in woken_with:
+                self.failure = self.connection.failure
+                return
+            if signal.SIGINT in woken_with:
+                return
+
+    def show(self, lines: list[str]) -> None:
+        """Show lines from the server. For the receiver."""
+        for line in lines:
+            self.room.learn(line)
+        self.screen.show(lines)
+
+    def end(self) -> None:
+        """Tell the main thread that the connection has ended. For the receiver."""
+        if not HAS_TERMIOS and not self.is_leaving:
+            # The main thread sits in a read that nothing can interrupt. The terminal was never
+            # changed, and no buffer but standard error's holds anything.
+            self.failure = self.connection.failure or Gone()
+            self.report_failure()
+            sys.stderr.flush()
+            os._exit(1)
+        self.terminal.wake()
+
+    def report_failure(self) -> None:
+        if not isinstance(self.failure, OutputClosed):
+            print(f"Connection to {self.address} lost.", file=sys.stderr)
 
 
 def end_by_signal(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)  # gives the terminal back on its way
-
-
-def connect(host: str, port: int) -> socket.socket:
-    """Raises OSError or UnicodeError (a name that cannot be one)."""
-    connection = socket.create_connection((host, port), CONNECT_WAIT)
-    connection.settimeout(None)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return connection
 
 
 def open_missing_streams() -> None:
@@ -1201,7 +1278,7 @@ def main(arguments: list[str]) -> int:
     open_missing_streams()
     address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     try:
-        connection = connect(host, number)
+        connection = Connection(host, number)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         print(

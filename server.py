@@ -112,7 +112,7 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Sessio
 
 # --------------------------------------------------------------------------------------------------
 # Grammar: a line in, a command out, or Denied with the exact reply. Pure functions: no sockets, no
-# files, no state. client.py holds the same checks, and tests/cases.py holds both to one table.
+# files, no state. client.py holds the same checks, and tests/helpers/cases.py holds both to one table.
 # --------------------------------------------------------------------------------------------------
 
 USAGE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import os
 import shutil
@@ -19,15 +20,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import client
-from tests.cases import CASES
-from tests.fake_server import PATIENCE, FakeServer
+from tests.helpers.cases import BEFORE_LOGIN, CASES, FIRST_LINES, SERVER_ONLY
+from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT, child_environment
 
+LOGIN = b"login Tom Tom11\n"
 
-def answer(line: str | bytes) -> str | None:
+
+def answer(line: str | bytes, is_logged_in: bool = True) -> str | None:
     """Return the refusal that a line gets, or None."""
     try:
-        client.check(line.encode() if isinstance(line, str) else line)
+        text = client.decode(line.encode() if isinstance(line, str) else line)
+        client.check(text, is_logged_in)
     except client.Denied as denied:
         return str(denied)
     return None
@@ -50,30 +54,33 @@ class GrammarTest(unittest.TestCase):
             with self.subTest(line=line):
                 self.assertEqual(answer(line), refusal)
 
-    def test_the_command_word_is_returned_in_lower_case(self) -> None:
-        self.assertEqual(client.check(b" LOGOUT \r"), "logout")
-        self.assertEqual(client.check(b"  "), "")
+    def test_characters_are_left_to_the_server(self) -> None:
+        for line, _ in SERVER_ONLY:
+            with self.subTest(line=line):
+                self.assertIsNone(answer(line))
 
-    def test_invalid_utf8_is_refused(self) -> None:
+    def test_before_login_send_and_who_are_refused_whatever_follows_the_word(self) -> None:
+        for line, refusal in BEFORE_LOGIN:
+            with self.subTest(line=line):
+                self.assertEqual(answer(line, is_logged_in=False), refusal)
+
+    def test_a_command_is_its_words(self) -> None:
+        for line, words in (
+            ("LOGIN Tom Tom11", ("login", "Tom", "Tom11")),
+            ("newuser\u3000Mike  Mike44 ", ("newuser", "Mike", "Mike44")),
+            ("send all  a  b\tc ", ("send", "all", "a  b\tc")),
+            (" LOGOUT ", ("logout",)),
+            ("\u00a0 ", ()),
+        ):
+            with self.subTest(line=line):
+                self.assertEqual(client.check(line, True), words)
+
+    def test_the_limit_of_a_line_is_in_bytes_without_its_end(self) -> None:
+        too_long = "Denied. Line longer than 2048 bytes."
+        self.assertNotEqual(answer(b"x" * 2048 + b"\r"), too_long)
+        self.assertEqual(answer(b"x" * 2049), too_long)
+        self.assertEqual(answer(b"\xff" * 2049), too_long)
         self.assertEqual(answer(b"send all \xff"), "Denied. Not valid UTF-8.")
-
-    def test_the_checks_are_those_of_the_server_word_for_word(self) -> None:
-        server = (CLIENT.parent / "server.py").read_text()
-        mine = CLIENT.read_text()
-        for name in ("check_userid", "is_of_one_script", "check_password", "check_message"):
-            with self.subTest(name=name):
-                begin = mine.index(f"def {name}(")
-                code = mine[begin : mine.index("\n\n\n", begin)]
-                self.assertIn(body(code), server)
-        for name in ("USAGE", "UNSAFE", "INVISIBLE", "DISGUISES", "SCRIPTS"):
-            with self.subTest(name=name):
-                begin = mine.index(f"\n{name} = ")
-                self.assertIn(mine[begin : mine.index("\n", begin + 1)], server)
-
-
-def body(code: str) -> str:
-    """Return a function without its docstring."""
-    return code.rpartition('"""\n')[2]
 
 
 class VisibleTest(unittest.TestCase):
@@ -157,9 +164,9 @@ class KeyboardTest(unittest.TestCase):
         for data, keys in (
             ("\u00e9".encode(), ["\u00e9"]),
             ("\U0001f600".encode(), ["\U0001f600"]),
-            (b"\x1b[A", ["older"]),
-            (b"\x1bOH", ["home"]),
-            (b"\x1b[1;5D", ["word left"]),
+            (b"\x1b[A", [client.Editor.older]),
+            (b"\x1bOH", [client.Editor.home]),
+            (b"\x1b[1;5D", [client.Editor.word_left]),
             (b"\x1b[200~\x1b[A\x1b[201~", [*"\x1b[A"]),
         ):
             with self.subTest(data=data):
@@ -169,25 +176,29 @@ class KeyboardTest(unittest.TestCase):
                 self.assertEqual(client.Keyboard().keys(data), keys)
 
     def test_a_lone_escape_takes_nothing_with_it(self) -> None:
-        self.assertEqual(client.Keyboard().keys(b"\x1bwho\x1b\r"), ["w", "h", "o", "enter"])
-        self.assertEqual(client.Keyboard().keys(b"\x1b\x1b[A\x1b[\r"), ["older", "[", "enter"])
+        self.assertEqual(client.Keyboard().keys(b"\x1bwho\x1b\r"), [*"who", client.Editor.enter])
+        self.assertEqual(
+            client.Keyboard().keys(b"\x1b\x1b[A\x1b[\r"),
+            [client.Editor.older, "[", client.Editor.enter],
+        )
 
     def test_every_line_end_is_one_enter(self) -> None:
         keys = client.Keyboard().keys(b"a\rb\nc\r\nd\r\r")
-        self.assertEqual(keys.count("enter"), 5)
+        self.assertEqual(keys.count(client.Editor.enter), 5)
 
     def test_an_unknown_sequence_is_no_text(self) -> None:
         self.assertEqual(client.Keyboard().keys(b"\x1b[15~\x1b[1;2Px"), ["x"])
 
     def test_bytes_that_are_not_utf8_come_out_as_they_went_in(self) -> None:
-        keys = client.Keyboard().keys(b"a\xffb\r")
-        self.assertEqual("".join(keys[:3]).encode("utf-8", "surrogateescape"), b"a\xffb")
+        keys = client.Keyboard().keys(b"a\xffb")
+        text = "".join(key for key in keys if isinstance(key, str))
+        self.assertEqual(text.encode("utf-8", "surrogateescape"), b"a\xffb")
 
 
-class PeopleTest(unittest.TestCase):
+class RoomTest(unittest.TestCase):
     def test_people_are_known_from_what_the_server_says(self) -> None:
-        people = client.People()
-        people.own_name = "Tom"
+        room = client.Room()
+        room.ask(("login", "Tom", "Tom11"))
         for line, names in (
             ("login confirmed", {"Tom"}),
             ("Beth joins.", {"Beth", "Tom"}),
@@ -196,9 +207,47 @@ class PeopleTest(unittest.TestCase):
             ("Beth, David, Tom", {"Beth", "David", "Tom"}),
             ("David: Ann, Mike", {"Beth", "David", "Tom"}),
         ):
-            people.learn(line)
+            room.learn(line)
             with self.subTest(line=line):
-                self.assertEqual(people.names, names)
+                self.assertEqual(room.names, names)
+
+    def test_who_sent_a_login_that_was_not_refused_counts_as_logged_in(self) -> None:
+        login, newuser = ("login", "Tom", "Tom11"), ("newuser", "Tom", "Tom11")
+        wrong = "Denied. User name or password incorrect."
+        characters = "Denied. UserID may hold letters and digits of one script, and _ - ."
+        for asked, heard, is_logged_in in (
+            ([], [], False),
+            ([newuser], [], False),
+            ([login], [], True),
+            ([login], [wrong], False),
+            ([login], ["Denied. The chat room is full (3 of 3)."], False),
+            ([login], ["Denied. Too many failed logins, try again in 6 seconds."], False),
+            ([login], ["Denied. Password must be printable characters without spaces."], False),
+            ([login, login], [wrong], True),
+            ([login, login], [wrong, wrong], False),
+            ([login], ["login confirmed"], True),
+            (
+                [login, login],
+                ["login confirmed", "Denied. You are already logged in as Tom."],
+                True,
+            ),
+            ([newuser, login], [characters], True),
+            ([newuser, login], [characters, characters], False),
+            ([newuser, login], ["New user account created. Please login.", wrong], False),
+            ([newuser, login], ["Denied. User account already exists."], True),
+            ([newuser, login], ["Denied. New accounts are not accepted."], True),
+            ([newuser, login], ["Denied. Too many new accounts, try again in 6 seconds."], True),
+            ([login], ["Denied. Please login first."], True),
+            ([login], ["Denied.: User name or password incorrect."], True),
+            ([login], ["Denied. joins."], True),
+        ):
+            with self.subTest(asked=asked, heard=heard):
+                room = client.Room()
+                for command in asked:
+                    room.ask(command)
+                for line in heard:
+                    room.learn(line)
+                self.assertEqual(room.is_logged_in, is_logged_in)
 
 
 class BatchesTest(unittest.TestCase):
@@ -304,30 +353,46 @@ class PipeTest(unittest.TestCase):
         self.assertEqual(output, b"login confirmed\nTom\nTom left.\n")
 
     def test_logout_in_the_input_is_sent_once_and_ends_it(self) -> None:
-        self.serve(b"who\nLOGOUT\nwho\n", heard=["who", "logout"])
+        self.serve(LOGIN + b"who\nLOGOUT\nwho\n", heard=["login Tom Tom11", "who", "logout"])
 
     def test_a_last_line_without_its_end_counts(self) -> None:
-        self.serve(b"who", heard=["who", "logout"])
+        self.serve(LOGIN + b"who", heard=["login Tom Tom11", "who", "logout"])
 
     def test_wrong_lines_are_refused_here_and_never_sent(self) -> None:
         output = self.serve(
-            b"foo\nlogin Tom\nsend all \xff\nsend all \x1b[2J\n" + b"x" * 100_000 + b"\n\n \nwho\n",
-            heard=["who", "logout"],
+            b"who\nfoo\nlogin Tom\nsend all \xff\n" + b"x" * 100_000 + b"\n\n \nlogin Tom Tom11",
+            heard=["login Tom Tom11", "logout"],
         )
         self.assertEqual(
             output.decode().splitlines(),
             [
+                "Denied. Please login first.",
                 'Denied. Unknown command "foo". Commands: login, newuser, send, who, logout.',
                 "Usage: login UserID Password",
                 "Denied. Not valid UTF-8.",
-                "Denied. Message must be printable text.",
                 "Denied. Line longer than 2048 bytes.",
             ],
         )
 
     def test_valid_lines_are_sent_as_they_were_typed(self) -> None:
-        lines = ["SEND all  a  b ", "  who", "newuser Jose\u0301 e\u0301e\u0301e\u0301e\u0301"]
+        lines = [
+            "login Tom Tom11",
+            "SEND all  a  b ",
+            "\u3000who",
+            "newuser Jose\u0301 e\u0301e\u0301e\u0301e\u0301",
+            "send all \x1b[2J",
+        ]
         self.serve("\n".join(lines).encode(), heard=[*lines, "logout"])
+
+    def test_a_byte_order_mark_before_the_first_line_is_dropped(self) -> None:
+        for line, refusal in FIRST_LINES:
+            with self.subTest(line=line):
+                command = line.removeprefix("\ufeff")
+                is_sent = command.startswith("login")
+                output = self.serve(
+                    line.encode(), heard=[command, "logout"] if is_sent else ["logout"]
+                )
+                self.assertEqual(output.decode(), f"{refusal}\n" if refusal else "")
 
     def test_help_is_local(self) -> None:
         output = self.serve(b"HELP\n", heard=["logout"]).decode()
@@ -343,11 +408,12 @@ class PipeTest(unittest.TestCase):
         )
 
     def test_ten_thousand_commands_and_their_replies_do_not_deadlock(self) -> None:
-        typed = b"who\n" * 10_000
+        typed = LOGIN + b"who\n" * 10_000
         reply = b"x" * 200 + b"\n"
         with FakeServer() as server, ClientProcess(server) as process:
 
             def echo() -> None:
+                server.hear()
                 while server.hear() != "logout":
                     server.say_bytes(reply)
                 server.die()
@@ -361,8 +427,8 @@ class PipeTest(unittest.TestCase):
 
     def test_a_line_is_sent_as_soon_as_it_is_there(self) -> None:
         with FakeServer() as server, ClientProcess(server) as process:
-            process.type(b"who\nsend all he")
-            self.assertEqual(server.hear(), "who")
+            process.type(LOGIN + b"send all he")
+            self.assertEqual(server.hear(), "login Tom Tom11")
             process.type(b"llo\n")
             self.assertEqual(server.hear(), "send all hello")
 
@@ -385,10 +451,10 @@ class PipeTest(unittest.TestCase):
 
     def test_standard_input_may_be_a_file(self) -> None:
         with tempfile.TemporaryFile() as script:
-            script.write(b"who\n")
+            script.write(LOGIN)
             script.seek(0)
             with FakeServer() as server, ClientProcess(server, script.fileno()) as process:
-                self.assertEqual(server.hear_all(), ["who", "logout"])
+                self.assertEqual(server.hear_all(), ["login Tom Tom11", "logout"])
                 server.die()
                 self.assertEqual(process.process.wait(PATIENCE), 0)
 
@@ -404,7 +470,7 @@ class PipeTest(unittest.TestCase):
 
     def test_a_closed_standard_output_ends_it_even_while_the_server_reads_nothing(self) -> None:
         with tempfile.TemporaryFile() as script:
-            script.write(b"send all hello hello hello hello hello hello\n" * 400_000)
+            script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 400_000)
             script.seek(0)
             with FakeServer() as server, ClientProcess(server, script.fileno()) as process:
                 assert process.process.stdout is not None
@@ -429,7 +495,7 @@ class PipeTest(unittest.TestCase):
 
     def test_an_interrupt_ends_it_as_any_program_in_a_pipe(self) -> None:
         with FakeServer() as server, ClientProcess(server) as process:
-            process.type(b"who\n")
+            process.type(LOGIN)
             server.hear()
             process.process.send_signal(signal.SIGINT)
             status, _, errors = process.finish()
@@ -437,6 +503,23 @@ class PipeTest(unittest.TestCase):
 
 
 class StartTest(unittest.TestCase):
+    def test_an_older_python_is_told_what_is_needed_in_one_line(self) -> None:
+        source = CLIENT.read_text()
+        ast.parse(source, feature_version=(3, 8))  # it compiles, and so gets to the line
+        program = (
+            "import runpy, sys; sys.version_info = (3, 9, 6)\n"
+            "runpy.run_path(sys.argv[1], run_name='__main__')"
+        )
+        result = subprocess.run(
+            [sys.executable, "-S", "-c", program, str(CLIENT)], capture_output=True, check=False
+        )
+        self.assertEqual((result.returncode, result.stdout), (1, b""))
+        self.assertRegex(result.stderr.decode(), r"\Aclient\.py needs Python 3\.11 or later;.*\n\Z")
+
+    def test_it_is_a_program_of_its_own(self) -> None:
+        self.assertTrue(CLIENT.read_text().startswith("#!/usr/bin/env python3\n"))
+        self.assertTrue(os.access(CLIENT, os.X_OK))
+
     def test_it_works_copied_alone_into_an_empty_folder(self) -> None:
         with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
             copy = shutil.copy(CLIENT, folder)

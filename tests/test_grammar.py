@@ -6,7 +6,7 @@ import unittest
 from unittest import mock
 
 import server
-from tests.cases import CASES
+from tests.helpers.cases import CASES
 
 
 def answer(line: str | bytes) -> str | None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import client
 import server
-from tests.cases import CASES
+from tests.helpers.cases import CASES
 from tests.helpers import suite
 from tests.helpers.grammar import understood
 from tests.helpers.process import CHEAP_HASH, temporary_folder

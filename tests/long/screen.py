@@ -1,4 +1,6 @@
-"""The picture on the client's screen, cell by cell: python -m tests.screen [--quick] [--captures]
+"""The picture on the client's screen, cell by cell.
+
+    python -m tests.long.screen [--quick] [--captures]
 
 Needs pyte (from the dev group) and, where it is installed, tmux. --quick types fewer lines under
 fire; --captures prints a 60-column terminal before and after a line arrives, and nothing else.
@@ -23,9 +25,9 @@ from pathlib import Path
 import pyte
 from wcwidth import wcwidth
 
-from tests.fake_server import PATIENCE, FakeServer
+from tests.helpers.fake_server import PATIENCE, FakeServer
+from tests.helpers.terminal import CTRL, LEFT, Terminal
 from tests.helpers.process import CLIENT, child_environment
-from tests.test_client_terminal import CTRL, LEFT, Terminal
 
 ROWS = 24
 QUICK = False
@@ -194,6 +196,7 @@ class PictureTest(unittest.TestCase):
 def type_under_fire(count: int, lines_per_second: int = 200) -> str:
     """Type lines with edits in the middle while others arrive; check all that is on the screen."""
     lines = [f"send all line {number} caf\u00e9 \u5c71" for number in range(count)]
+    lines = ["login Tom Tom11", *lines]
     fired = 0
     is_typing = threading.Event()
     is_typing.set()
@@ -351,10 +354,11 @@ class TmuxTest(unittest.TestCase):
 
     def test_a_paste_is_its_lines(self) -> None:
         with self.tmux() as (server, tmux):
-            tmux.run("set-buffer", "send all one\nsend all \u5c71\nsend all thr")
+            lines = ["login Tom Tom11", "send all one", "send all \u5c71", "send all thr"]
+            tmux.run("set-buffer", "\n".join(lines))
             tmux.run("paste-buffer", "-p")
-            self.assertEqual([server.hear(), server.hear()], ["send all one", "send all \u5c71"])
-            self.assert_screen(tmux, ["> send all one", "> send all \u5c71", "> send all thr"], 14)
+            self.assertEqual([server.hear() for _ in lines[:-1]], lines[:-1])
+            self.assert_screen(tmux, [f"> {line}" for line in lines], 14)
 
     def test_the_server_dies_and_the_shell_comes_back(self) -> None:
         with self.tmux() as (server, tmux):

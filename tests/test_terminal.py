@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pty
 import re
 import select
 import signal
-import struct
 import subprocess
-import sys
 import termios
 import time
 import unittest
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from tests.fake_server import PATIENCE, FakeServer
-from tests.helpers.process import CLIENT, child_environment
+from tests.helpers.fake_server import PATIENCE, FakeServer
+from tests.helpers.terminal import CTRL, DELETE, DOWN, LEFT, UP, Terminal
+from tests.helpers.process import CLIENT
 
-UP, DOWN, LEFT, DELETE = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b[3~"
-CTRL = {letter: chr(ord(letter) - 64) for letter in "ABCDEFGKLNPRUWYZ"}
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[@-~])")
 NO_TERMIOS = (
     "-c",
@@ -29,95 +25,22 @@ NO_TERMIOS = (
 )
 
 
-class Terminal:
-    """A pseudo-terminal with a client on it, as its session's leader."""
-
-    def __init__(
-        self,
-        server: FakeServer,
-        *,
-        program: Sequence[str] = (str(CLIENT),),
-        columns: int = 80,
-        environment: dict[str, str] | None = None,
-        stdin: int | None = None,
-        stdout: int | None = None,
-    ) -> None:
-        self.master, self.slave = pty.openpty()
-        self.resize(columns)
-        self.settings = termios.tcgetattr(self.slave)
-        self.output = ""
-        self.seen = 0  # characters of the output that were waited for
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "--port", str(server.port)],
-            stdin=self.slave if stdin is None else stdin,
-            stdout=self.slave if stdout is None else stdout,
-            stderr=self.slave,
-            env=child_environment() | {"TERM": "xterm"} | (environment or {}),
-            cwd=CLIENT.parent,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads)
-        )
-        server.accept()
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
-
-    def resize(self, columns: int, rows: int = 24) -> None:
-        size = struct.pack("HHHH", rows, columns, 0, 0)
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
-
-    def type(self, keys: str) -> None:
-        os.write(self.master, keys.encode("utf-8", "surrogateescape"))
-
-    def read(self, timeout: float) -> bool:
-        """Take in what the client writes; tell whether there was anything."""
-        if not select.select([self.master], [], [], timeout)[0]:
-            return False
-        self.output += os.read(self.master, 65536).decode("utf-8", "replace")
-        return True
-
-    def expect(self, wanted: str) -> str:
-        """Wait until `wanted` comes; return what came before it since the last time."""
-        deadline = time.monotonic() + PATIENCE
-        while (found := self.output.find(wanted, self.seen)) < 0:
-            left = deadline - time.monotonic()
-            if left < 0 or not self.read(left):
-                raise AssertionError(f"{wanted!r} never came: {self.output[self.seen :]!r}")
-        before = self.output[self.seen : found]
-        self.seen = found + len(wanted)
-        return before
-
-    def status(self) -> int:
-        """Wait for the client's end; return its exit status."""
-        deadline = time.monotonic() + PATIENCE
-        while self.process.poll() is None:
-            self.read(0.01)
-            if time.monotonic() > deadline:
-                raise AssertionError(f"still running: {self.output[self.seen :]!r}")
-        while self.read(0):
-            pass
-        return self.process.returncode
-
-    def is_sane(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.settings
-
-    def is_raw(self) -> bool:
-        return not termios.tcgetattr(self.slave)[3] & termios.ICANON
-
-
 class TerminalTest(unittest.TestCase):
     def setUp(self) -> None:
         self.server = self.enterContext(FakeServer())
 
     @contextlib.contextmanager
-    def client(self, **options: object) -> Iterator[Terminal]:
+    def client(self, login: bool = True, **options: object) -> Iterator[Terminal]:
+        """Run a client at its prompt, with Tom logged in."""
         terminal = Terminal(self.server, **options)  # type: ignore[arg-type]
         try:
             terminal.expect("> ")
+            if login:
+                terminal.type("login Tom Tom11\r")
+                self.assertEqual(self.server.hear(), "login Tom Tom11")
+                self.server.say("login confirmed")
+                terminal.expect("login confirmed\r\n")
+                terminal.expect("> ")
             yield terminal
         finally:
             terminal.close()
@@ -216,11 +139,10 @@ class EditingTest(TerminalTest):
     def test_a_paste_is_its_lines_in_order_and_its_escapes_are_text(self) -> None:
         lines = [f"send all line {number}" for number in range(200)]
         with self.client() as terminal:
-            paste = "\r".join([*lines[:100], "send all \x1b[A\x03", *lines[100:], ""])
-            terminal.type(f"\x1b[200~{paste}\x1b[201~")
+            lines[100] = "send all \x1b[A\x03"
+            terminal.type(f"\x1b[200~{chr(13).join([*lines, ''])}\x1b[201~")
             self.assertEqual([self.server.hear() for _ in lines], lines)
             terminal.expect("send all \\x1b[A\\x03")
-            terminal.expect("Denied. Message must be printable text.")
 
     def test_typed_bytes_that_are_not_utf8_are_refused(self) -> None:
         with self.client() as terminal:
@@ -300,7 +222,7 @@ class ShownTest(TerminalTest):
 class PasswordTest(TerminalTest):
     def test_it_is_asked_for_unseen_while_lines_arrive(self) -> None:
         for command in ("login", "newuser"):
-            with self.subTest(command=command), self.client() as terminal:
+            with self.subTest(command=command), self.client(login=False) as terminal:
                 terminal.type(f"{command} Tom\r")
                 terminal.expect("Password: ")
                 terminal.type("Tom")
@@ -546,27 +468,36 @@ class PlainTest(TerminalTest):
                 self.assert_ends(terminal)
                 self.assertNotIn("\x1b", terminal.output)
 
-    def test_ctrl_c_drops_the_line_and_on_an_empty_one_logs_out(self) -> None:
-        with self.client(environment={"TERM": "dumb"}) as terminal:
-            terminal.type("half" + CTRL["C"])
-            terminal.expect("> ")
+    def test_ctrl_c_ends_it_also_with_half_a_line_typed(self) -> None:
+        for environment, program in self.PLAIN:
+            for typed in ("", "half"):
+                with (
+                    self.subTest(environment=environment, program=program, typed=typed),
+                    self.client(environment=environment, program=program) as terminal,
+                ):
+                    terminal.type(typed + CTRL["C"])
+                    self.assert_ends(terminal, 128 + signal.SIGINT)
+                self.server.die()
+
+    def test_a_terminal_without_echo_gets_none(self) -> None:
+        with self.client(environment={"TERM": "dumb"}, echo=False) as terminal:
             terminal.type("who\n")
             self.assertEqual(self.server.hear(), "who")
-            terminal.expect("> ")
-            terminal.type(CTRL["C"])
+            self.server.say("Tom")
+            terminal.expect("Tom\r\n> ")
+            terminal.type("login Beth\n")
+            terminal.expect("Password: ")
+            terminal.type("Beth33\n")
+            self.assertEqual(self.server.hear(), "login Beth Beth33")
+            terminal.type(CTRL["D"])
             self.assertEqual(self.server.hear(), "logout")
             self.server.die()
             self.assert_ends(terminal)
-
-    def test_ctrl_c_without_termios_logs_out(self) -> None:
-        with self.client(program=NO_TERMIOS) as terminal:
-            terminal.type(CTRL["C"])
-            self.assertEqual(self.server.hear(), "logout")
-            self.server.die()
-            self.assert_ends(terminal)
+            self.assertNotIn("who", terminal.output)
+            self.assertNotIn("33", terminal.output)
 
     def test_the_password_is_unseen_on_a_dumb_terminal(self) -> None:
-        with self.client(environment={"TERM": "dumb"}) as terminal:
+        with self.client(login=False, environment={"TERM": "dumb"}) as terminal:
             terminal.type("login Tom\n")
             terminal.expect("Password: ")
             self.server.say("Beth joins.")
@@ -578,9 +509,7 @@ class PlainTest(TerminalTest):
             terminal.type("login Tom\n")
             terminal.expect("Password: ")
             terminal.type("sec" + CTRL["C"])
-            terminal.expect("> ")
-            terminal.type("who\n")
-            self.assertEqual(self.server.hear(), "who")
+            self.assert_ends(terminal, 128 + signal.SIGINT)
 
     def test_the_password_is_asked_for_without_termios(self) -> None:
         with self.client(program=NO_TERMIOS) as terminal:
@@ -595,8 +524,8 @@ class PlainTest(TerminalTest):
             terminal = Terminal(self.server, stdout=writing)
             os.close(writing)
             try:
-                terminal.type("who\n")
-                self.assertEqual(self.server.hear(), "who")
+                terminal.type("login Tom Tom11\n")
+                self.assertEqual(self.server.hear(), "login Tom Tom11")
                 self.server.say("Beth joins.")
                 self.assertEqual(output.readline(), b"Beth joins.\n")
                 terminal.type(CTRL["D"])

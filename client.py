@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 (whoever has an older one should read this line)
+if sys.version_info < (3, 11):
     sys.exit(f"client.py needs Python 3.11 or later; this is Python {sys.version.split()[0]}.")
 
 import codecs

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A chat room server: one file, standard library only.
 
 Run it, and whoever reaches this machine is talking:
@@ -14,17 +15,24 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
     who                         lists everyone in the room
     logout                      leaves; so does closing the connection
 
-A line of text travels down this page: bytes are framed and parsed (grammar), checked against who
-may do what (session), said in the room (room) and delivered by the courier, the only thread that
-writes to sockets. Each connection has a thread of its own that only reads.
+A line of text travels down this page: bytes are framed and parsed (wire), checked against who may
+do what (session), said in the room (room) and sent to everyone (courier). What is off the way
+stands below: display and log, limits, accounts, and the server that listens and stops.
 
-    bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets, display and log
+    bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
+             '------- Wire -------'                   '-> display and log
 
-One lock guards the room, and nothing that can block happens under it: no socket call, no hash, no
-disk, no print. To know how nothing a client does can delay another, read the courier.
+Each connection has a thread of its own, which blocks in `recv` and obeys one line after the other.
+One lock guards the room, and nothing that can block happens under the room's lock: no socket call,
+no hash, no disk, no print. Why no client can delay another is told where the courier begins.
 """
 
 from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit(f"server.py needs Python 3.11 or later; this is {sys.version.split()[0]}.")
 
 import _thread
 import argparse
@@ -34,85 +42,104 @@ import errno
 import hashlib
 import hmac
 import ipaddress
+import itertools
 import math
 import os
+import queue
+import random
 import re
 import select
 import selectors
 import signal
 import socket
+import stat
 import struct
-import sys
 import threading
 import time
 import unicodedata
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum, auto
+from functools import partial
 from io import FileIO, RawIOBase
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import TextIO, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 fcntl: ModuleType | None
 resource: ModuleType | None
 try:
     import fcntl
     import resource
-except ImportError:  # Windows: a second server on the same users.txt then goes unnoticed
+except ImportError:  # Windows has neither
     fcntl = resource = None
 
 MAXCLIENTS = 3  # users in the room; the constant to edit, or use --max-clients
 HOST = "127.0.0.1"  # this machine only; --host 0.0.0.0 opens the room to the network
 PORT = 14850
 USERS = Path(__file__).resolve().parent / "users.txt"
-RATE = 10  # lines a second that are read from one connection past its burst; 0 lifts this
-VERSION = "1.0"
+RATE = 10.0  # lines a second that are read from one user past a burst; 0 lifts this
+HISTORY = 0  # public lines that a joiner is told
+VERSION = "1.1"
 
 MAX_LINE = 2048  # bytes, without the line end: 256 code points of 4 bytes fit twice
-READ_SIZE = 1024  # bytes for each read: held by every waiting thread, so kept small
+READ_SIZE = 1024  # bytes for each read: every waiting thread holds so many, so they are few
+RECEIVE_BUFFER = 4096  # bytes asked of the kernel, which takes twice that: what a user has queued
 SKIP_UNIT = 65536  # bytes of an overlong line that cost its sender as much as a line
 
 BURST = 20  # lines read at full speed before --rate applies
-LOGIN_SECONDS = 300  # a connection must have logged in by then, however busy it is
+LOGIN_SECONDS = 3600  # until a connection must have logged in: a class listens before it types
 LOGIN_TRIES = 3  # failed logins on one connection before it is closed
 FAILURE_DELAY = 1.0  # seconds that a wrong password costs its connection
-FAILURES = 10  # failed logins that an address may make before it has to wait ...
-FAILURE_SECONDS = 6  # ... this long for each further try
-FAILURE_ADDRESSES = 10_000  # addresses remembered for that, the oldest forgotten first
-LOBBY = 100  # connections that have not logged in; the next one evicts the oldest
+FAILURES = 10  # failed logins of an address at a UserID, before it has to wait ...
+FAILURE_SECONDS = 6.0  # ... so long for each further try
+NEW_ACCOUNTS = 100  # of an address, before it has to wait as long for each further one
+REMEMBERED = 10_000  # users or addresses that each limit knows; the earliest are forgotten first
+LOBBY = 100  # connections that have not logged in, or --max-clients if that is more
+STRANGER_SECONDS = 1.0  # between lines on the display that strangers cause
 
+HISTORY_BYTES = 256 * 1024  # kept at most, however many lines --history asks for
 OUTBOX_LIMIT = 1 << 20  # bytes that may wait for one connection
-STALL_SECONDS = 30  # with bytes waiting and none written for so long, it is dropped
-LINGER_SECONDS = 0.5  # for the other side to close first, so that no last line is lost to a reset
+STALL_SECONDS = 30  # with bytes waiting and none written for so long, a connection is dropped
+LINGER_SECONDS = 0.5  # for the other side to close first, so that a reset takes no last line away
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
-POST_LIMIT = 512  # lines waiting for the courier's next round before readers pause
-SEND_BUFFER = 256 * 1024  # bytes in the kernel for each connection, so that it is bounded too
-KEEPALIVE = (  # a dead peer is found within 2 minutes: 30 s idle, then 3 probes 10 s apart, or ...
-    ("TCP_KEEPIDLE", 30),
-    ("TCP_KEEPALIVE", 30),  # the same on macOS
-    ("TCP_KEEPINTVL", 10),
-    ("TCP_KEEPCNT", 3),
+GONE_CHECK = 1.0  # seconds at most until a sender who is slowed down is looked at again
+BACKLOG_LIMIT = 512  # orders waiting for the courier before readers pause
+CONNECTION_OPTIONS = (  # each is set if the system has it
+    ("TCP_NODELAY", 1),
+    ("SO_SNDBUF", 256 * 1024),  # bytes in the kernel, so that those are bounded too
+    ("SO_OOBINLINE", 1),  # telnet's Ctrl-C arrives whole
+    ("SO_KEEPALIVE", 1),  # a dead peer is found within 2 minutes: ...
+    ("TCP_KEEPIDLE", 30),  # ... 30 s idle, ...
+    ("TCP_KEEPALIVE", 30),  # (the same on macOS)
+    ("TCP_KEEPINTVL", 10),  # ... then probes 10 s apart, ...
+    ("TCP_KEEPCNT", 3),  # ... three of them, or ...
     ("TCP_USER_TIMEOUT", 55_000),  # ... 55 s (in ms) on top, if data was sent meanwhile
+    ("TCP_RTO_MAX_MS", 5_000),  # after a dead link is back, talk goes on within so long, not 24 s
 )
-SCRIBE_LIMIT = 10_000  # lines that wait for a slow terminal or disk before some are not shown
-BACKLOG = 4096  # connections that the kernel keeps until they are accepted
+TCP_RTO_MAX_MS = 44  # Linux 6.15's option, which Python has no name for yet
+WRITER_LIMIT = 10_000  # lines that wait for a slow terminal or disk before some are not shown
+WRITER_BREATH = 0.01  # seconds between writes, so that many lines share one
+LISTEN_BACKLOG = 4096  # connections that the kernel keeps until they are accepted
 ACCEPT_PAUSE = 1.0  # seconds before accept is tried again when descriptors have run out
 STOP_SECONDS = 1.2  # for the last lines when the server stops, whatever the clients do
 THREAD_STACK = 256 * 1024  # bytes; the default of 8 MiB would cost address space for nothing
 
-HASH_COST = (14, 8, 1)  # scrypt's log2(N), r and p: 16 MiB and some 50 ms for each try
+HASH_COST = (14, 8, 1)  # RFC 7914's log2(N), r and p: 16 MiB and some 50 ms for each try
 HASH_MEMORY = 1 << 28  # bytes; a line in users.txt that asks for more is refused
+WATCH_SECONDS = 1.0  # between looks at users.txt while anybody is in
+SETTLED_SECONDS = 2.0  # users.txt has stayed as it is for so long: no editor is writing it
+RECENT_SECONDS = 10.0  # an editor that saves may not know accounts that are younger than this
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Session.receive
 
 # --------------------------------------------------------------------------------------------------
-# Grammar: a line in, a command out, or Denied with the exact reply. Pure functions: no sockets, no
-# files, no state. client.py holds the same checks, and tests/helpers/cases.py holds both to one table.
+# Wire: bytes in; out come commands, or Denied with the exact reply. No sockets, no files, and no
+# state but the framing's. client.py checks words and lengths too; tests hold both to one table.
 # --------------------------------------------------------------------------------------------------
 
 USAGE = {
@@ -122,6 +149,9 @@ USAGE = {
     "who": "who",
     "logout": "logout",
 }
+SPACES = " \u00a0\u3000"  # what separates words; some keyboards make the second and the third
+SEPARATOR = re.compile(f"[{SPACES}]+")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # `all` means everyone, and what a user called Usage says would look like a server's `Usage: who`.
 RESERVED = ("all", "usage")
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
@@ -129,56 +159,103 @@ RESERVED = ("all", "usage")
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # Letters and marks that show nothing: with them a second "Tom" could look like the first.
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
-# Letters dressed up as others (bold, fullwidth, superscript): not a script, only a disguise.
-DISGUISES = ("<font>", "<wide>", "<narrow>", "<super>", "<sub>")
+OVERLAYS = frozenset("\u0334\u0335\u0336\u0337\u0338")  # marks that strike a letter through
+# Letters with a compatibility form that Thai and Lao names cannot do without.
+NEEDED_FORMS = frozenset("\u0e33\u0eb3\u0edc\u0edd")
+LATIN_OF_NAMES = re.compile("[\0-\u01bf\u01c4-\u024f\u1e00-\u1eff]")  # no clicks, no phonetics
 # First words of Unicode names that stand for a script with another first word.
 SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
+# RFC 854: IAC and two bytes (WILL, WONT, DO, DONT), a subnegotiation up to IAC SE, or one byte.
+# IAC IAC, which stands for a byte 255 of text, is here so that its second half begins nothing. The
+# second group is the beginning of a command at the end of what has arrived.
+TELNET = re.compile(
+    rb"(\xff(?:[\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[\xf0-\xf9\xff]))"
+    rb"|(\xff(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
+    re.DOTALL,
+)
+WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
+WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) [^ ]+")
+TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
+IAC, DO, DONT, WILL, WONT, INTERRUPT = b"\xff", b"\xfd", b"\xfe", b"\xfb", b"\xfc", b"\xff\xf4"
 
 
 class Denied(Exception):
     """A refusal; its text is the whole line that goes to the one who asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    userid: str
-    password: str
+class Framing:
+    """Bytes in, lines out, in bounded memory, however the bytes were cut into pieces.
+
+    Telnet's commands (RFC 854) are taken out of the text. Their bytes count towards the MAX_LINE of
+    the line that they stand in, so that nobody can send them without end.
+    """
+
+    __slots__ = ("answers", "command", "command_bytes", "is_first", "skipping", "tail")
+
+    def __init__(self) -> None:
+        self.tail = b""  # the beginning of a line
+        self.command = b""  # the beginning of a telnet command
+        self.command_bytes = 0  # in telnet commands of the line that has begun
+        self.answers = b""  # to telnet commands; whoever sends them empties this
+        self.skipping = False  # in a line that was too long
+        self.is_first = True  # line of the connection
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that `data` ends, without their LF or CR NUL.
+
+        An overlong line comes as its beginning, longer than MAX_LINE, as soon as it is too long;
+        the rest of it is skipped.
+        """
+        if not self.command and IAC not in data:
+            return self._split(data)
+        data, self.command = self.command + data, b""
+        text, *pieces = TELNET.split(data)
+        lines = self._split(text)
+        for command, unfinished, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
+            if command and command != IAC + IAC:
+                self._obey_telnet(command)
+            self.command = unfinished or b""
+            lines += self._split((command if command == IAC + IAC else b"") + text)
+        return lines
+
+    def _obey_telnet(self, command: bytes) -> None:
+        self.command_bytes += len(command)
+        if command == INTERRUPT:
+            self.tail = b""  # telnet's Ctrl-C drops the half-typed line
+        elif command[1:2] in (DO, WILL) and not self.skipping:
+            # Without an answer a telnet shows nothing any more after Ctrl-C.
+            self.answers += IAC + (WONT if command[1:2] == DO else DONT) + command[2:]
+
+    def _split(self, data: bytes) -> list[bytes]:
+        text = self.tail + data
+        if b"\0" in text:
+            text = text.replace(b"\r\0", b"\n")
+        lines = text.split(b"\n")
+        self.tail = lines.pop()
+        if lines:
+            if self.is_first:
+                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+            if self.skipping:
+                del lines[0]
+            elif len(lines[0]) + self.command_bytes > MAX_LINE + 1:
+                lines[0] = lines[0].ljust(MAX_LINE + 1)
+            self.is_first = self.skipping = False
+            self.command_bytes = 0
+        if self.skipping:
+            self.tail = self.command = b""
+        # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
+        elif len(self.tail) + len(self.command) + self.command_bytes > MAX_LINE + 1:
+            lines.append(self.tail.ljust(MAX_LINE + 1))
+            self.tail = self.command = b""
+            self.skipping = True
+        return lines
 
 
-@dataclass(frozen=True, slots=True)
-class NewUser:
-    userid: str
-    password: str
+def parse(line: bytes, is_logged_in: bool = True) -> tuple[str, ...]:
+    """Return the words of a command, checked, as in ("send", "all", "hi"); () for an empty line.
 
-
-@dataclass(frozen=True, slots=True)
-class SendAll:
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    recipient: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Logout:
-    pass
-
-
-Command = Login | NewUser | SendAll | Send | Who | Logout
-
-
-def parse(line: bytes) -> Command | None:
-    """Return the command that a line asks for, or None for an empty line.
-
-    line: any bytes, without the LF; a CR at its end is dropped.
+    line: any bytes, without the LF; a CR at its end is dropped. The first word is in lower case,
+    UserIDs and passwords are in NFC, a message is trimmed.
     Raises Denied with the reply for whatever is not a command to the letter.
     """
     line = line.removesuffix(b"\r")
@@ -188,46 +265,37 @@ def parse(line: bytes) -> Command | None:
         text = line.decode()
     except UnicodeDecodeError:
         raise Denied("Denied. Not valid UTF-8.") from None
-    word, _, rest = text.lstrip(" ").partition(" ")
-    match word.lower():
-        case "":
-            return None
-        case "login":
-            return Login(*parse_account(rest, "login"))
-        case "newuser":
-            return NewUser(*parse_account(rest, "newuser"))
-        case "send":
-            return parse_send(rest)
-        case "who":
-            refuse_words(rest, "who")
-            return Who()
-        case "logout":
-            refuse_words(rest, "logout")
-            return Logout()
-    shown = UNSAFE.sub("\N{REPLACEMENT CHARACTER}", word[:32])
-    raise Denied(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
-
-
-def parse_account(rest: str, command: str) -> tuple[str, str]:
-    """Return the UserID and password in `rest`, both NFC-normalised."""
-    words = [word for word in rest.split(" ") if word]
-    if len(words) != 2:
+    word, *rest = SEPARATOR.split(text.lstrip(SPACES), 2)
+    command = word.lower()
+    if command not in USAGE:
+        if not command:
+            return ()
+        names = ", ".join(USAGE)
+        raise Denied(f'Denied. Unknown command "{displayable(word)}". Commands: {names}.')
+    if command in ("send", "who") and not is_logged_in:
+        raise Denied("Denied. Please login first.")
+    if command == "send":
+        if len(rest) < 2:
+            raise Denied(f"Usage: {USAGE[command]}")
+        recipient = "all" if rest[0].lower() == "all" else normalised(rest[0], 128)
+        return command, recipient, check_message(rest[1])
+    arguments = [argument for part in rest for argument in SEPARATOR.split(part) if argument]
+    if len(arguments) != (2 if command in ("login", "newuser") else 0):
         raise Denied(f"Usage: {USAGE[command]}")
-    return check_userid(words[0]), check_password(words[1])
+    if not arguments:
+        return (command,)
+    return command, check_userid(arguments[0]), check_password(arguments[1])
 
 
-def parse_send(rest: str) -> SendAll | Send:
-    recipient, space, message = rest.lstrip(" ").partition(" ")
-    if not space:
-        raise Denied(f"Usage: {USAGE['send']}")
-    if recipient == "all":
-        return SendAll(check_message(message))
-    return Send(check_userid(recipient), check_message(message))
+def normalised(text: str, limit: int) -> str:
+    """Return text in NFC, unless it is over `limit` code points: to normalise marks without end
+    takes quadratic time, and what is so long is refused anyway."""
+    return unicodedata.normalize("NFC", text) if len(text) <= limit else text
 
 
-def refuse_words(rest: str, command: str) -> None:
-    if rest.strip(" "):
-        raise Denied(f"Usage: {USAGE[command]}")
+def displayable(word: str) -> str:
+    """Return what somebody typed as it may be shown: at most 32 characters that move no cursor."""
+    return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", word[:32])
 
 
 def check_userid(text: str) -> str:
@@ -235,7 +303,7 @@ def check_userid(text: str) -> str:
 
     3 to 32 code points: letters with their marks and decimal digits of one script, and _ - .
     """
-    userid = unicodedata.normalize("NFC", text)
+    userid = normalised(text, 128)
     if not 3 <= len(userid) <= 32:
         raise Denied("Denied. UserID must be 3 to 32 characters.")
     if not is_of_one_script(userid):
@@ -248,31 +316,39 @@ def check_userid(text: str) -> str:
 def is_of_one_script(userid: str) -> bool:
     """Tell whether all letters, marks and digits belong to one script.
 
-    The first word of a character's Unicode name tells its script. ASCII digits go with every
-    script, as do COMBINING marks, but a mark must follow a letter.
+    The first word of a character's Unicode name tells the script. ASCII digits go with every
+    script, as do marks named COMBINING, but a mark must follow a letter.
     """
     scripts = set()
-    after_letter = False
+    may_be_marked = False
     for character in userid:
         if character in "0123456789_-.":
-            after_letter = False
+            may_be_marked = False
             continue
         category = unicodedata.category(character)
-        is_mark = category in ("Mn", "Mc")
-        if not (category[0] == "L" or category == "Nd" or (is_mark and after_letter)):
-            return False
-        if character in INVISIBLE or unicodedata.decomposition(character).startswith(DISGUISES):
+        is_mark = category in ("Mn", "Mc") and may_be_marked
+        if not (category[0] == "L" or category == "Nd" or is_mark) or is_disguise(character):
             return False
         word = re.split("[ -]", unicodedata.name(character, ""))[0]
+        if word == "LATIN" and not LATIN_OF_NAMES.match(character):
+            return False
         if word != "COMBINING":
             scripts.add(SCRIPTS.get(word, word))
-        after_letter = is_mark or category[0] == "L"
+        may_be_marked = is_mark or category[0] == "L"
     return len(scripts) <= 1
+
+
+def is_disguise(character: str) -> bool:
+    """Tell whether a character is unseen, or another one dressed up."""
+    if character in INVISIBLE or character in OVERLAYS:
+        return True
+    has_form = unicodedata.normalize("NFKC", character) != character
+    return has_form and character not in NEEDED_FORMS
 
 
 def check_password(text: str) -> str:
     """Return a password in NFC, 4 to 8 printable code points without space, or raise Denied."""
-    password = unicodedata.normalize("NFC", text)
+    password = normalised(text, 32)
     if not 4 <= len(password) <= 8:
         raise Denied("Denied. Password must be 4 to 8 characters.")
     if " " in password or not password.isprintable():
@@ -282,7 +358,7 @@ def check_password(text: str) -> str:
 
 def check_message(text: str) -> str:
     """Return a message, tabs made spaces and ends trimmed: 1 to 256 code points. Raises Denied."""
-    message = text.replace("\t", " ").strip(" ")
+    message = text.replace("\t", " ").strip()
     if not 1 <= len(message) <= 256:
         raise Denied("Denied. Message must be 1 to 256 characters.")
     if UNSAFE.search(message):
@@ -290,445 +366,257 @@ def check_message(text: str) -> str:
     return message
 
 
-# --------------------------------------------------------------------------------------------------
-# Accounts: users.txt, a line each: (Tom, $scrypt$ln=14,r=8,p=1$<salt>$<hash>). Read at start, then
-# only appended to; what somebody else changed meanwhile is read again before the next newuser.
-# --------------------------------------------------------------------------------------------------
+def is_web_request(line: bytes) -> bool:
+    """Tell whether a line opens an HTTP request, as any web page can have a browser send one.
 
-HASH = re.compile(
-    r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
-    r"\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})"
-)
-# The lines that the server itself writes for plain ASCII names: they need no further checks, which
-# makes a million of them load in about a second.
-OWN_LINE = re.compile(
-    r"\((?!(?i:all|usage),)([A-Za-z0-9_.-]{3,32}), "
-    r"(\$scrypt\$ln=14,r=8,p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43})\)"
-)
-
-
-class AccountsError(Exception):
-    """users.txt cannot be used; the text says where and why, in one line."""
-
-
-def hash_password(password: str) -> str:
-    """Return a salted scrypt hash (RFC 7914) as a PHC string.
-
-    Standard base64 without padding, 16 bytes of salt, 32 of key.
+    Of an overlong line only the beginning is there, so its last word cannot be asked for.
     """
-    cost, blocks, lanes = HASH_COST
-    salt = os.urandom(16)
-    key = derive_key(password, salt, cost, blocks, lanes)
-    return f"$scrypt$ln={cost},r={blocks},p={lanes}${encode64(salt)}${encode64(key)}"
+    form = WEB_REQUEST if len(line) <= MAX_LINE else WEB_REQUEST_BEGUN
+    found = form.fullmatch(line.removesuffix(b"\r"))
+    return found is not None and found[1].decode().lower() not in USAGE
 
 
-def verify_password(password: str, record: str) -> bool:
-    """Tell whether `record`, a PHC string that parse_hash accepts, was made from `password`."""
-    cost, blocks, lanes, salt, key = parse_hash(record)
-    return hmac.compare_digest(derive_key(password, salt, cost, blocks, lanes), key)
+# --------------------------------------------------------------------------------------------------
+# Session: one connection, one thread, blocking reads. Who may do what, and how fast.
+#
+# Three records describe a connection, and each has one owner. The Session belongs to its thread.
+# The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
+# which lines are sent, belongs to whoever has the courier's turn. Nobody else touches their fields.
+# --------------------------------------------------------------------------------------------------
 
 
-def derive_key(password: str, salt: bytes, cost: int, blocks: int, lanes: int) -> bytes:
-    memory = 128 * blocks * (2**cost + lanes + 2)  # what scrypt needs; OpenSSL's default is less
-    return hashlib.scrypt(
-        password.encode(), salt=salt, n=2**cost, r=blocks, p=lanes, maxmem=memory, dklen=32
-    )
+@dataclass
+class Services:
+    """What all sessions share."""
+
+    room: Room
+    courier: Courier
+    display: Display
+    accounts: Accounts
+    hashing: Hashing
+    is_open: bool  # to new accounts
+    lines: Allowance  # by user, before login by address
+    failures: Allowance  # by UserID and address
+    new_accounts: Allowance  # by address
 
 
-def parse_hash(record: str) -> tuple[int, int, int, bytes, bytes]:
-    """Return log2(N), r, p, salt and key of a PHC scrypt string; raise ValueError if it is none."""
-    found = HASH.fullmatch(record)
-    if not found:
-        raise ValueError("neither a password of 4 to 8 characters nor a scrypt hash")
-    cost, blocks, lanes = (int(number) for number in found.group(1, 2, 3))
-    # The second bound is RFC 7914's: N must be less than 2 ** (128 * r / 8).
-    if 128 * blocks * 2**cost > HASH_MEMORY or cost >= 16 * blocks or lanes > 16:
-        raise ValueError("a scrypt hash with parameters out of bounds")
-    salt, key = (base64.b64decode(field + "=" * (-len(field) % 4)) for field in found.group(4, 5))
-    return cost, blocks, lanes, salt, key
+class Session:
+    """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
+    __slots__ = ("failed_logins", "services", "socket", "visitor")
 
-def encode64(data: bytes) -> str:
-    return base64.b64encode(data).decode().rstrip("=")
+    def __init__(self, services: Services, connection: socket.socket, host: str, port: int) -> None:
+        """host, port: of the other side."""
+        self.services = services
+        self.socket = connection
+        outbox = Outbox(connection, partial(self.leave, ""))
+        self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
+        self.failed_logins = 0
 
-
-def account_line(userid: str, record: str) -> str:
-    return f"({userid}, {record})\n"
-
-
-@dataclass(slots=True)
-class UsersFile:
-    """What a users.txt holds: its lines as they are, the hashes, and what needs mending."""
-
-    lines: list[str]
-    hashes: dict[str, str]
-    plain: dict[int, tuple[str, str]]  # line index: UserID and password still in plain text
-    torn: bool  # the last line was cut short by a crash
-
-
-def read_users(data: bytes, name: str) -> UsersFile:
-    """Read a users.txt; raise AccountsError with `name:7: reason` for a line that is none."""
-    # Surrogates carry what is not UTF-8 through a comment unharmed; in an account they are refused.
-    lines = data.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
-    users = UsersFile(lines, {}, {}, torn=False)
-    hashes = users.hashes
-    for index, line in enumerate(lines):
-        if own := OWN_LINE.fullmatch(line):
-            userid, field = own.group(1, 2)
-        elif not line.strip() or line.startswith("#"):
-            continue
-        else:
-            try:
-                userid, field = read_account(line)
-            except ValueError as error:
-                # The server writes a line and its end as one: without the end it is torn. After a
-                # power cut, NUL bytes may stand for what had not reached the disk.
-                if index == len(lines) - 1 or ("\0" in line and not any(lines[index + 1 :])):
-                    users.torn = True
-                    del lines[index + 1 :]
-                    break
-                raise AccountsError(f"{name}:{index + 1}: {error}") from None
-            if len(field) <= 8:
-                users.plain[index] = (userid, field)
-        if userid in hashes:
-            raise AccountsError(f"{name}:{index + 1}: a second account for {userid}; keep one.")
-        hashes[userid] = field
-    return users
-
-
-def read_account(line: str) -> tuple[str, str]:
-    """Return a line's UserID, and its hash or plain password; raise ValueError with the reason."""
-    text = line.strip(" \t\r")
-    userid, comma, field = text[1:-1].partition(",")
-    if not (text.startswith("(") and text.endswith(")") and comma):
-        raise ValueError("not an account; write (UserID, Password), or # before a comment.")
-    try:
-        userid = check_userid(userid.strip(" "))
-        field = unicodedata.normalize("NFC", field.strip(" "))
-        if len(field) <= 8:
-            return userid, check_password(field)
-        parse_hash(field)
-    except Denied as denied:
-        raise ValueError(str(denied).removeprefix("Denied. ")) from None
-    except ValueError as error:
-        raise ValueError(f"the second field is {error}.") from None
-    return userid, field
-
-
-class Accounts:
-    """The accounts in users.txt, locked against a second server for as long as this one runs."""
-
-    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
-        """path: of users.txt; warn: is told in a line what was found wrong and mended."""
-        self.path = Path(os.path.realpath(path))  # a link stays a link when the file is replaced
-        self.warn = warn
-        self.hashes: dict[str, str] = {}
-        self.usual_cost = HASH_COST  # that of the first account in the file
-        self.lock = threading.Lock()  # held while the file is written; never by a login
-        self.file: int | None = None  # descriptor, open and locked
-        self.left: tuple[int, ...] | None = None  # what the file looked like when we left it
-        self.needs_line_end = False
-        self.unwritable = 0  # errno, if the file could only be opened for reading
-
-    def load(self) -> None:
-        """Read the file, hash plain passwords and set aside a torn line.
-
-        A missing file means no accounts yet. Raises AccountsError; the accounts are then as before.
-        """
-        self.close()
+    def run(self) -> None:
+        """Obey lines until the connection ends, one way or the other."""
+        reason = ""
         try:
-            self.file = self._open_locked()
-            # Looked at before it is read: a change meanwhile is then noticed.
-            self.left = look(os.fstat(self.file))
-            with open(self.file, "rb", closefd=False) as file:
-                users = read_users(file.read(), self.path.name)
-            self._mend(users)
-        except FileNotFoundError:
-            return
-        except AccountsError:
-            self.close()
-            raise
-        except BlockingIOError:
-            raise AccountsError(
-                f"{self.path.name} is in use by another server. "
-                "Stop that one, or name another file with --users."
-            ) from None
-        except OSError as error:
-            self.close()
-            raise AccountsError(f"{self.path.name}: {error.strerror}.") from None
-        self.hashes = users.hashes
-        if users.hashes:
-            self.usual_cost = parse_hash(next(iter(users.hashes.values())))[:3]
-        self.needs_line_end = bool(users.lines[-1])
+            for line in self.lines():
+                self.obey(line)
+                if self.visitor.gone:
+                    break
+            self.raise_if_reset()
+            self.logout()
+            self.drain()
+        except OSError:
+            reason = "connection lost"
+        finally:
+            self.leave("", reason)
+            self.release()
 
-    def close(self) -> None:
-        if self.file is not None:
-            os.close(self.file)
-        self.file = self.left = None
+    def lines(self) -> Iterator[bytes]:
+        """Yield what arrives, a line at a time, until the connection ends or the session does."""
+        framing, skipped, is_first = Framing(), 0, True
+        while (data := self.receive(READ_SIZE)) and not self.visitor.gone:
+            if is_first and data[0] == TLS_HANDSHAKE:
+                self.leave("Denied. This room is not encrypted.")
+                return
+            is_first = False
+            is_first_line = framing.is_first
+            lines = framing.feed(data)
+            if framing.answers:
+                self.services.courier.order(Courier.unicast, self.visitor.outbox, framing.answers)
+                self.services.courier.deliver()
+                framing.answers = b""
+            if is_first_line and lines and is_web_request(lines[0]):
+                self.leave("Denied. This is not a web server.")
+                return
+            yield from lines
+            skipped = skipped + len(data) if framing.skipping else 0
+            if skipped >= SKIP_UNIT:
+                skipped = 0
+                self.pace(self.line_key())
 
-    def verify(self, userid: str, password: str) -> bool:
-        """Tell whether the password is the user's; costs one hash even if there is no such user."""
-        record = self.hashes.get(userid)
-        if record is not None:
-            return verify_password(password, record)
-        derive_key(password, bytes(16), *self.usual_cost)  # the time tells nobody who has one
+    def receive(self, size: int) -> bytes:
+        if not DONT_WAIT:
+            # The courier needs a socket that does not block, so the wait is for select (Windows).
+            select.select([self.socket], [], [])
+        return self.socket.recv(size)
+
+    def obey(self, line: bytes) -> None:
+        self.services.courier.pause()
+        try:
+            command = self.command_in(line)
+            if command and not self.visitor.gone:
+                self.COMMANDS[command[0]](self, *command[1:])
+        except Denied as denied:
+            self.reply(str(denied))
+
+    def command_in(self, line: bytes) -> tuple[str, ...]:
+        """Return the words of the command in a line, once it may be obeyed. Raises Denied."""
+        key = self.line_key()
+        try:
+            command = parse(line, self.visitor.userid is not None)
+            if command[:1] == ("login",) and self.visitor.userid is None:
+                # A login need not wait for what its address has used up, so that nobody is locked
+                # out by a neighbour; what counts is how fast this connection alone goes.
+                key = self.visitor.address
+            return command
+        finally:
+            self.pace(key)
+
+    def line_key(self) -> Hashable:
+        """Return what a line counts for: its user, or before login its address."""
+        userid = self.visitor.userid
+        return self.visitor.network if userid is None else userid
+
+    def pace(self, key: Hashable) -> None:
+        """Wait until the next line of `key` may be obeyed: a burst at once, then --rate a second.
+
+        Raises OSError if the connection is reset meanwhile: what it had queued is then dropped.
+        """
+        wait = self.services.lines.spend(key)
+        while wait > 0 and not self.visitor.gone:
+            self.visitor.wait(min(wait, GONE_CHECK))
+            self.raise_if_reset()
+            wait -= GONE_CHECK
+
+    def raise_if_reset(self) -> None:
+        """Raise OSError if the other side has reset the connection.
+
+        `recv` alone cannot tell: a `send` of the courier's may have taken the error away before.
+        """
+        self.socket.getpeername()
+
+    def reply(self, line: str) -> None:
+        self.services.courier.order(Courier.unicast, self.visitor.outbox, f"{line}\n".encode())
+        self.services.courier.deliver()
+
+    def login(self, userid: str, password: str) -> None:
+        visitor, services = self.visitor, self.services
+        if visitor.userid is not None:
+            raise Denied(f"Denied. You are already logged in as {visitor.userid}.")
+        visitor.is_protected = True  # a bare flag, which the room only reads
+        try:
+            check = partial(self.is_password_right, userid, password)
+            is_right = services.hashing.run(Hashing.LOGIN, visitor.network, check)
+        finally:
+            visitor.is_protected = False
+        if is_right:
+            services.room.enter(visitor, userid)
+        elif not visitor.gone:
+            self.refuse_login(userid)
+
+    def is_password_right(self, userid: str, password: str) -> bool:
+        """Tell, from a hashing thread. Raises Denied if the address has failed too often."""
+        if self.visitor.gone:
+            return False
+        failures, key = self.services.failures, (userid, self.visitor.network)
+        failures.take(key, "Denied. Too many failed logins")  # now, or many could try at once
+        if self.services.accounts.verify(userid, password):
+            failures.give_back(key)
+            return True
         return False
 
-    def add(self, userid: str, record: str) -> bool:
-        """Write an account and sync it to disk; return False if the UserID is taken.
+    def refuse_login(self, userid: str) -> None:
+        # What is typed in a name's place is often a password, so no unknown name is shown.
+        who = f" for {userid}" if userid in self.services.accounts.records else ""
+        address = self.visitor.address
+        self.services.display.show_stranger(f"Login failed{who} from {address}.", address)
+        self.failed_logins += 1
+        self.visitor.wait(FAILURE_DELAY)
+        self.reply("Denied. User name or password incorrect.")
+        if self.failed_logins == LOGIN_TRIES:
+            self.leave("Denied. Too many failed logins.")
 
-        Costs the same however many accounts there are. Raises OSError or AccountsError if it
-        cannot be saved; the file is then as it was.
-        """
-        with self.lock:
-            while True:
-                if self.left is None or self._look() != self.left:
-                    self.load()  # new, or changed by somebody else: take their accounts into ours
-                if self.file is None:
-                    self._create()
-                if userid in self.hashes:
-                    return self.hashes[userid] == record  # ours, if copied while it was written
-                self._append(account_line(userid, record))
-                if self._is_in_place():
-                    self.hashes[userid] = record
-                    return True
-
-    def _open_locked(self) -> int:
-        binary = getattr(os, "O_BINARY", 0)
-        while True:
-            self.unwritable = 0
-            try:
-                file = os.open(self.path, os.O_RDWR | os.O_APPEND | binary)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise
-                self.unwritable = error.errno  # good enough for logins
-                file = os.open(self.path, os.O_RDONLY | binary)
-            try:
-                lock_file(file)
-                if os.path.samestat(os.fstat(file), os.stat(self.path)):
-                    return file
-            except BaseException:
-                os.close(file)
-                raise
-            os.close(file)  # replaced between open and lock: take the new one
-
-    def _mend(self, users: UsersFile) -> None:
-        passwords = [password for _, password in users.plain.values()]
-        for index, record in zip(users.plain, hash_passwords(passwords), strict=True):
-            userid = users.plain[index][0]
-            users.lines[index] = account_line(userid, record).rstrip("\n")
-            users.hashes[userid] = record
-        if users.torn:
-            self.warn(
-                f"{self.path.name}:{len(users.lines)}: the last line was cut short by a crash and "
-                "never confirmed; it is now a comment."
-            )
-            # Without the second field: what an editor cut short may be a plain password.
-            name = ascii(users.lines[-1].partition(",")[0])
-            users.lines[-1:] = [f"# cut short by a crash: {name}", ""]
-        if users.plain or users.torn:
-            self._replace("\n".join(users.lines).encode(errors="surrogateescape"))
-
-    def _replace(self, data: bytes) -> None:
-        """Put a new file in the place of the old in one atomic step, mode and owner kept."""
-        assert self.file is not None
-        old, temporary = self.file, self.path.with_name(f".{self.path.name}.new")
-        status = os.fstat(old)
-        temporary.unlink(missing_ok=True)  # left by a crash; ours alone, as the lock is
-        new = create_file(temporary)
+    def new_user(self, userid: str, password: str) -> None:
+        services, visitor = self.services, self.visitor
+        if visitor.userid is not None:
+            raise Denied("Denied. Please logout first.")
+        if not services.is_open:
+            raise Denied("Denied. New accounts are not accepted.")
+        services.new_accounts.take(visitor.network, "Denied. Too many new accounts")
         try:
-            if hasattr(os, "fchown"):
-                if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
-                    os.fchown(new, status.st_uid, status.st_gid)
-                os.fchmod(new, status.st_mode & 0o7777)
-            write_all(new, data)
-            os.fsync(new)
-            lock_file(new)  # before it has the name, so that no other server can come between
-            if fcntl is None:
-                self.close()  # Windows replaces no open file
-            os.replace(temporary, self.path)
-        except BaseException:
-            os.close(new)
-            temporary.unlink(missing_ok=True)
+            created = self.create_account(userid, password)
+        except Denied:
+            services.new_accounts.give_back(visitor.network)
             raise
-        self.close()
-        self.file = new
-        self.left = look(os.fstat(new))
-        sync_directory(self.path.parent)
+        if created:
+            services.display.show(f"New user account created: {userid}.", visitor.address)
+            self.reply("New user account created. Please login.")
 
-    def _create(self) -> None:
-        """Make the file, which is missing; with all accounts that we know, should it be lost."""
-        self.file = create_file(self.path)
-        self.needs_line_end = False
-        try:
-            lock_file(self.file)
-            sync_directory(self.path.parent)
-            self._append("".join(account_line(*account) for account in self.hashes.items()))
-        except OSError:
-            self.path.unlink()  # or the next load would take it for an empty users.txt
-            self.close()
-            raise
-
-    def _append(self, text: str) -> None:
-        assert self.file is not None
-        known = self.left[0] if self.left else 0
-        self.left = None  # until all is well: the next newuser reads the file again
-        if self.unwritable:
-            raise OSError(self.unwritable, os.strerror(self.unwritable))
-        data = ("\n" if self.needs_line_end else "").encode() + text.encode()
-        end = os.fstat(self.file).st_size
-        try:
-            write_all(self.file, data)
-            os.fsync(self.file)
-        except OSError:
-            with contextlib.suppress(OSError):  # then the next load sets the torn line aside
-                os.ftruncate(self.file, end)
-            raise
-        self.needs_line_end = False
-        status = os.fstat(self.file)
-        if status.st_size == known + len(data):  # else somebody wrote to it just now
-            self.left = look(status)
-
-    def _is_in_place(self) -> bool:
-        """Tell whether the file that we have open is still the one that has the name."""
-        assert self.file is not None
-        try:
-            return os.path.samestat(os.fstat(self.file), os.stat(self.path))
-        except FileNotFoundError:
+    def create_account(self, userid: str, password: str) -> bool:
+        """Return whether the account is on disk: not if the visitor has gone. Raises Denied."""
+        taken = Denied("Denied. User account already exists.")
+        if userid in self.services.accounts.records:
+            raise taken
+        task = partial(self.hash_unless_gone, password)
+        record = self.services.hashing.run(Hashing.NEW_ACCOUNT, self.visitor.network, task)
+        if record is None:
             return False
-
-    def _look(self) -> tuple[int, ...] | None:
         try:
-            return look(os.stat(self.path))
-        except FileNotFoundError:
-            return None
+            if not self.services.accounts.add(userid, record):
+                raise taken
+        except (OSError, AccountsError) as error:
+            reason = explain(error) if isinstance(error, OSError) else str(error)
+            line = f"Account {userid} not saved: {reason}"
+            self.services.display.show(line, self.visitor.address)
+            raise Denied("Denied. The account could not be saved.") from None
+        return True
 
+    def hash_unless_gone(self, password: str) -> str | None:
+        return None if self.visitor.gone else hash_password(password)
 
-def look(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells whether a file is as we left it: its size, and what else gives it away."""
-    return (
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_dev,
-        status.st_ino,
-        status.st_mode,
-    )
+    def send(self, recipient: str, message: str) -> None:
+        if recipient == "all":
+            self.services.room.say(self.visitor, message)
+        else:
+            self.services.room.tell(self.visitor, recipient, message)
 
+    def who(self) -> None:
+        self.services.room.list_users(self.visitor)
 
-def hash_passwords(passwords: Sequence[str]) -> list[str]:
-    """Hash on every core; say how far it is on standard error once it takes over a second."""
-    records: list[str] = []
-    told = time.monotonic()
-    with ThreadPoolExecutor(CORES) as pool:
-        for record in pool.map(hash_password, passwords):
-            records.append(record)
-            if time.monotonic() - told > 1:
-                told = time.monotonic()
-                print(f"Hashing passwords: {len(records)} of {len(passwords)}.", file=sys.stderr)
-    return records
+    def logout(self) -> None:
+        userid = self.visitor.userid
+        self.leave(f"{userid} left." if userid is not None else "")
 
+    COMMANDS: ClassVar[dict[str, Callable[..., None]]] = {
+        "login": login,
+        "newuser": new_user,
+        "send": send,
+        "who": who,
+        "logout": logout,
+    }
 
-def lock_file(file: int) -> None:
-    """Lock a file against other servers; raise BlockingIOError if one has it."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def leave(self, farewell: str, reason: str = "") -> None:
+        """Leave the room; nothing happens to who has left already."""
+        self.services.room.leave(self.visitor, farewell, reason)
 
+    def drain(self) -> None:
+        """Read what still comes: a socket closed with bytes unread is reset, which loses lines."""
+        while self.receive(SKIP_UNIT):
+            time.sleep(DRAIN_PAUSE)  # nothing waits for this, and a flood must not find it eager
 
-def create_file(path: Path) -> int:
-    """Create a file that nobody else may read and that did not exist; return its descriptor."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o600)
-
-
-def write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
-
-
-def sync_directory(path: Path) -> None:
-    """Make a new name durable; Windows cannot open a folder, and needs no such call."""
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-# --------------------------------------------------------------------------------------------------
-# Post: what the room wants delivered, in the one order of the room. A line to everyone is posted
-# once, not once for each: the courier knows who is listening when it comes to that line.
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Outbox:
-    """The sending side of a connection. Whoever posts only names it; all else is the courier's."""
-
-    connection: socket.socket
-    on_lost: Callable[[str], None]  # told why the courier gave it up
-    listening: bool = False  # gets the room's lines
-    hung_up: bool = False  # gets nothing more, and is closed once all that waits is sent
-    linger: float = LINGER_SECONDS  # 0, set before HANG_UP, for who is not worth the wait
-    lost: bool = False  # the connection failed, or was given up
-    released: bool = False  # its reader has gone and will not touch the socket again
-    # What it gets in this round, if that is not just the room's lines; and how much of those, in
-    # bytes, is in there or left out already.
-    pieces: list[bytes | slice] | None = None
-    mark: int = 0
-    waiting: list[memoryview] = field(default_factory=list)  # what the kernel did not take
-    waiting_size: int = 0  # bytes
-    deadline: float = math.inf  # monotonic seconds: for progress, or for the other side to close
-
-
-class Action(Enum):
-    OPEN = auto()  # a new outbox
-    BROADCAST = auto()  # a line to all who listen, but for this outbox
-    UNICAST = auto()  # a line to this outbox
-    LISTEN = auto()  # from here on it gets the room's lines
-    HANG_UP = auto()  # from here on it gets nothing
-    RELEASE = auto()  # its reader is done with the socket
-    SHOW = auto()  # a line for the display and the log
-
-
-Order = tuple[Action, Outbox | None, str, str]  # what, for whom, the line, whose address is shown
-
-
-class Post:
-    """Orders for the courier, carried out one by one. Nothing here blocks but the pause."""
-
-    def __init__(self) -> None:
-        self.orders: deque[Order] = deque()  # append and popleft are atomic
-        self.asleep = False  # the courier is, or is about to be
-        self.ring: Callable[[], None] = lambda: None
-        self.taken = threading.Condition()
-
-    def broadcast(self, line: str, omit: Outbox, address: str = "") -> None:
-        """address: of who said it, if the line is to be shown as well."""
-        self.orders.append((Action.BROADCAST, omit, line, address))
-
-    def unicast(self, line: str, outbox: Outbox, address: str = "") -> None:
-        self.orders.append((Action.UNICAST, outbox, line, address))
-
-    def show(self, line: str, address: str = "-") -> None:
-        self.orders.append((Action.SHOW, None, line, address))
-
-    def instruct(self, action: Action, outbox: Outbox) -> None:
-        self.orders.append((action, outbox, "", ""))
-
-    def wake(self) -> None:
-        """Have the posted orders carried out. To be called without a lock, as it may ring."""
-        if self.asleep:
-            self.asleep = False
-            self.ring()
-
-    def pause(self) -> None:
-        """Wait while the courier has its hands full. It waits for nobody, so this ends soon."""
-        if len(self.orders) > POST_LIMIT:
-            with self.taken:
-                self.taken.wait_for(lambda: len(self.orders) <= POST_LIMIT)
+    def release(self) -> None:
+        """Leave the socket to the courier, which closes it once all that is owed was sent."""
+        self.services.courier.order(Courier.release, self.visitor.outbox)
+        self.services.courier.deliver()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -737,108 +625,141 @@ class Post:
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class Visitor:
     """One connection as the room sees it: at the door while `userid` is None, then inside."""
 
     outbox: Outbox
     address: str  # as shown
+    network: bytes  # what its address is counted by
     userid: str | None = None
     arrived: float = field(default_factory=time.monotonic)
-    gone: bool = False  # set once, by whoever closes the session
-    # Held until then: to wait for it with a timeout is to wait for `gone`. An Event does the same,
-    # at 1.5 kB for each connection.
-    stay: threading.Lock = field(default_factory=threading.Lock)
+    is_protected: bool = False  # from being evicted, while its password is hashed
+    gone: bool = False  # set once, by whoever takes the visitor out
+    # Held until then: to wait for this lock is to wait for `gone`. An Event costs 1.5 kB more.
+    presence: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.stay.acquire()
+        self.presence.acquire()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until the session is closed."""
-        if self.stay.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
-            self.stay.release()
+        """Wait so long, or until the visitor is gone."""
+        if self.presence.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            self.presence.release()
 
 
 class Room:
-    """The locked session table. Its methods are the only way in and the only way out."""
+    """The locked session table. Its methods are the only way in and the only way out.
 
-    def __init__(self, post: Post, limit: int) -> None:
-        """limit: of users in the room."""
-        self.post = post
+    Each takes the lock, changes the table, and in the same step orders the lines that tell of the
+    change, so that all users hear all changes in one order. The lines are delivered afterwards,
+    without the lock.
+    """
+
+    def __init__(self, courier: Courier, display: Display, limit: int, history: int = 0) -> None:
+        """limit: of users in the room; history: public lines that a joiner is told."""
+        self.courier = courier
+        self.display = display
         self.limit = limit
+        self.kept_lines = history
         self.lock = threading.Lock()  # guards all below; nothing that can block happens under it
-        self.users: dict[str, Member] = {}
-        self.lobby: dict[Member, None] = {}  # in order of arrival
+        self.users: dict[str, Visitor] = {}
+        self.lobby: dict[Visitor, None] = {}  # in order of arrival
+        self.history: deque[str] = deque()  # what a joiner is told
+        self.history_size = 0  # bytes, HISTORY_BYTES at most
         self.closed = False
 
-    def arrive(self, member: Member) -> None:
-        """Let a connection wait at the door; more than LOBBY of them, and the oldest must go."""
+    def arrive(self, visitor: Visitor) -> None:
+        """Let a connection wait at the door; too many of them, and one must go."""
         with self.lock:
-            self.post.instruct(Action.OPEN, member.outbox)
-            self.lobby[member] = None
+            self.courier.order(Courier.open, visitor.outbox)
+            self.lobby[visitor] = None
             if self.closed:
-                self._remove(member, "The server is shutting down.")
-            elif len(self.lobby) > LOBBY:
-                oldest = next(iter(self.lobby))
-                oldest.outbox.linger = 0  # or a flood of connections would pile up here instead
-                self._remove(oldest, "Denied. The server is busy.")
-                self.post.show("Connection closed: the server is busy.", oldest.address)
-        self.post.wake()
+                self._remove(visitor, "The server is shutting down.")
+            elif len(self.lobby) > max(LOBBY, self.limit):
+                self._evict()
+        self.courier.deliver()
 
-    def enter(self, member: Member, userid: str) -> None:
+    def _evict(self) -> None:
+        """Close one that has not logged in, of the address that has most of them."""
+        counts = Counter(visitor.network for visitor in self.lobby)
+        evictable = [visitor for visitor in self.lobby if not visitor.is_protected]
+        most = max((counts[visitor.network] for visitor in evictable), default=0)
+        crowd = [visitor for visitor in evictable if counts[visitor.network] == most]
+        if crowd:
+            evicted = random.choice(crowd)  # at random: the next could be counted on
+            evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
+            self._remove(evicted, "Denied. The server is busy.")
+            line = "Connection closed: the server is busy."
+            self.display.show_stranger(line, evicted.address)
+
+    def enter(self, visitor: Visitor, userid: str) -> None:
         """Bring a user in, in the place of an older session of theirs. Raises Denied if full."""
         with self.lock:
-            if member.gone:
+            if visitor.gone:
                 return
             older = self.users.get(userid)
             if older is None and len(self.users) >= self.limit:
                 full = f"The chat room is full ({len(self.users)} of {self.limit})."
-                self.post.show(f"Login refused for {userid}: {full}", member.address)
+                self.display.show(f"Login refused for {userid}: {full}", visitor.address)
                 raise Denied(f"Denied. {full}")
             if older is not None:
                 self._close(older, f"Denied. {userid} logged in from another connection.")
-                self.post.show(f"{userid} logout (logged in elsewhere).", older.address)
-            del self.lobby[member]
-            self.users[userid] = member
-            member.userid = userid
-            self.post.unicast("login confirmed", member.outbox)
-            self.post.instruct(Action.LISTEN, member.outbox)
+                self.display.show(f"{userid} logout (logged in elsewhere).", older.address)
+            del self.lobby[visitor]
+            self.users[userid] = visitor
+            visitor.userid = userid
+            self._tell("\n".join(["login confirmed", *self.history]), visitor)
+            self.courier.order(Courier.listen, visitor.outbox)
             if older is None:
-                self.post.broadcast(f"{userid} joins.", omit=member.outbox)
-            self.post.show(f"{userid} login.", member.address)
-        self.post.wake()
+                self._tell_all(f"{userid} joins.", visitor)
+            self.display.show(f"{userid} login.", visitor.address)
+        self.courier.deliver()
 
-    def leave(self, member: Member, how: str = "", farewell: str = "") -> None:
-        """Take a connection out, once, whoever calls first and for whatever reason.
-
-        how: for the display, as in " (not reading)"; farewell: the last line that it gets.
-        """
+    def say(self, visitor: Visitor, message: str) -> None:
+        """Tell everyone else in the room."""
         with self.lock:
-            if not member.gone:
-                self._remove(member, farewell, how)
-        self.post.wake()
+            if not visitor.gone:
+                line = f"{visitor.userid}: {message}"
+                self._tell_all(line, visitor)
+                self.display.show(line, visitor.address)
+                if self.kept_lines:
+                    self._keep(f"{visitor.userid} (at {time.strftime('%H:%M')}): {message}")
+        self.courier.deliver()
 
-    def say(self, member: Member, message: str) -> None:
-        with self.lock:
-            if not member.gone:
-                line = f"{member.userid}: {message}"
-                self.post.broadcast(line, member.outbox, member.address)
-        self.post.wake()
-
-    def tell(self, member: Member, recipient: str, message: str) -> None:
+    def tell(self, visitor: Visitor, recipient: str, message: str) -> None:
         """Deliver a private message. Raises Denied if the recipient is not in the room."""
         with self.lock:
-            if member.gone:
+            if visitor.gone:
                 return
             if recipient not in self.users:
-                raise Denied(f"Denied. {recipient} is not in the chat room.")
-            line = f"{member.userid} (to {recipient}): {message}"
-            self.post.unicast(line, self.users[recipient].outbox, member.address)
-        self.post.wake()
+                raise Denied(f"Denied. {displayable(recipient)} is not in the chat room.")
+            line = f"{visitor.userid} (to {recipient}): {message}"
+            self._tell(line, self.users[recipient])
+            self.display.show(line, visitor.address)
+        self.courier.deliver()
 
-    def list_users(self, member: Member) -> None:
+    def list_users(self, visitor: Visitor) -> None:
         with self.lock:
-            self.post.unicast(", ".join(sorted(self.users)), member.outbox)
-        self.post.wake()
+            self._tell(", ".join(sorted(self.users)), visitor)
+        self.courier.deliver()
+
+    def leave(self, visitor: Visitor, farewell: str = "", reason: str = "") -> None:
+        """Take a connection out, once, whoever calls first and for whatever reason.
+
+        farewell: the last line that it gets; reason: for the display, as in "not reading".
+        """
+        with self.lock:
+            if not visitor.gone:
+                self._remove(visitor, farewell, reason)
+        self.courier.deliver()
+
+    def show_the_door(self, is_welcome: Callable[[str], bool]) -> None:
+        """Take out the users whose account was removed."""
+        with self.lock:
+            for userid, visitor in list(self.users.items()):
+                if not is_welcome(userid):
+                    self._remove(visitor, "Denied. Your account was removed.", "account removed")
+        self.courier.deliver()
 
     def expire(self, now: float) -> float:
         """Send off who has not logged in for too long; return the next time to look.
@@ -846,316 +767,331 @@ class Room:
         Both in monotonic seconds.
         """
         with self.lock:
-            for member in list(self.lobby):  # the oldest first
-                if member.arrived + LOGIN_SECONDS > now:
+            for visitor in list(self.lobby):  # in order of arrival
+                if visitor.arrived + LOGIN_SECONDS > now:
                     break
-                self._remove(member, f"Denied. No login within {LOGIN_SECONDS} seconds.")
+                self._remove(visitor, f"Denied. No login within {LOGIN_SECONDS // 60} minutes.")
             oldest = next(iter(self.lobby), None)
-        self.post.wake()
+        self.courier.deliver()
         return oldest.arrived + LOGIN_SECONDS if oldest else now + LOGIN_SECONDS
 
     def close(self) -> None:
         """Send everyone off: the server stops."""
         with self.lock:
             self.closed = True
-            self.post.show("The server is shutting down.")
-            for member in [*self.users.values(), *self.lobby]:
-                self._close(member, "The server is shutting down.")
+            self.display.show("The server is shutting down.")
+            for visitor in [*self.users.values(), *self.lobby]:
+                self._close(visitor, "The server is shutting down.")
             self.users.clear()
             self.lobby.clear()
-        self.post.wake()
+        self.courier.deliver()
 
-    def _remove(self, member: Member, farewell: str, how: str = "") -> None:
-        self._close(member, farewell)
-        self.lobby.pop(member, None)
-        if member.userid is not None:
-            del self.users[member.userid]
-            self.post.broadcast(f"{member.userid} left.", omit=member.outbox)
-            self.post.show(f"{member.userid} logout{how}.", member.address)
+    def _remove(self, visitor: Visitor, farewell: str, reason: str = "") -> None:
+        self._close(visitor, farewell)
+        self.lobby.pop(visitor, None)
+        if visitor.userid is not None:
+            del self.users[visitor.userid]
+            self._tell_all(f"{visitor.userid} left.", visitor)
+            in_brackets = f" ({reason})" if reason else ""
+            self.display.show(f"{visitor.userid} logout{in_brackets}.", visitor.address)
+            if not self.users:
+                self.history.clear()  # the next class does not read the last one's talk
+                self.history_size = 0
 
-    def _close(self, member: Member, farewell: str) -> None:
-        member.gone = True
-        member.stay.release()
+    def _close(self, visitor: Visitor, farewell: str) -> None:
+        visitor.gone = True
+        visitor.presence.release()
         if farewell:
-            self.post.unicast(farewell, member.outbox)
-        self.post.instruct(Action.HANG_UP, member.outbox)
+            self._tell(farewell, visitor)
+        self.courier.order(Courier.hang_up, visitor.outbox)
+
+    def _tell(self, line: str, visitor: Visitor) -> None:
+        self.courier.order(Courier.unicast, visitor.outbox, f"{line}\n".encode())
+
+    def _tell_all(self, line: str, speaker: Visitor) -> None:
+        self.courier.order(Courier.broadcast, speaker.outbox, f"{line}\n".encode())
+
+    def _keep(self, line: str) -> None:
+        self.history.append(line)
+        self.history_size += len(line.encode())
+        while len(self.history) > self.kept_lines or self.history_size > HISTORY_BYTES:
+            self.history_size -= len(self.history.popleft().encode())
 
 
 # --------------------------------------------------------------------------------------------------
-# Display and log: listeners too. Each has a thread that may wait for a terminal or a disk as long
-# as it takes; the room only leaves lines with it, and past a bound they are counted, not kept.
+# Courier: the only one that writes to sockets. It never waits for a socket: what the kernel does
+# not take stays in that connection's outbox, and nobody else notices.
+#
+# Theory of operation
+#
+# The room leaves orders, under its lock: this line to all, that line to one. Whoever has left an
+# order takes the courier's turn if it is free (a lock, tried without waiting), carries out one
+# round, and gives the turn back. In a small room the reader of a line so delivers the line itself:
+# to wake another thread would cost more than all else. If the turn is taken, the order is left to
+# whoever has the turn. That one looks at the orders again after giving the turn back, and, if there
+# are some, wakes the courier's thread, which keeps the turn for as long as there is work. The
+# thread alone watches stalled sockets and deadlines.
+#
+# A round takes all orders that wait and makes of them one piece of bytes for each connection. The
+# busier the room, the more lines each `send` carries, and the cheaper a line. A line to all is kept
+# once, in `said`, not once for each listener. Most listeners get all that was said and nothing
+# else: one object, joined once. An outbox that gets more (a reply), or less (its own line), has a
+# list `own`, and `heard` counts how many lines of `said` are in `own` or left out already:
+#
+#     orders      Tom says a, Beth says b, Beth asks who, Tom says c
+#
+#     said        [ a, b, c ]
+#     Tom.own     [ b ]             heard = 3   without his lines a and c
+#     Beth.own    [ a, Beth Tom ]   heard = 2   c is still to come
+#     David.own   None                          gets a, b, c, like everyone else
+#
+# The end of a connection, in steps, whoever begins it:
+#
+#   1. Room.leave takes the visitor out of the table, once, and orders the farewell and `hang_up`.
+#   2. The round sends what is owed. From `hang_up` on, nothing more is put into the outbox.
+#   3. When nothing waits any more, our sending side is shut down: the client reads the end.
+#   4. The client closes, or is given LINGER_SECONDS to; then both sides are shut down. Either way
+#      the reader's `recv` returns, its thread ends, and it orders `release`.
+#   5. Released, and with nothing waiting, the socket is closed: nobody else can be using it.
+#
+# An outbox that cannot be written to (reset, stalled, over its bound) is lost: what waits is thrown
+# away, Room.leave is told the reason, and the shutdown of both sides wakes the reader for step 4.
 # --------------------------------------------------------------------------------------------------
 
-Shown = tuple[float, str, str]  # seconds since the epoch, address, line
+
+@dataclass(slots=True, eq=False)
+class Outbox:
+    """The sending side of a connection; all of it belongs to whoever has the courier's turn."""
+
+    connection: socket.socket
+    on_lost: Callable[[str], None]  # told why the connection was given up
+    listening: bool = False  # gets what is said to all
+    hung_up: bool = False  # gets nothing more, and is closed once all that waits is sent
+    linger: float = LINGER_SECONDS  # 0, set before `hang_up`, for who is not worth the wait
+    lost: bool = False  # the connection failed, or was given up
+    released: bool = False  # the reader has gone and will not touch the socket again
+    own: list[bytes] | None = None  # what it gets in this round, if that is not just `said`
+    heard: int = 0  # lines of `said` that are in `own`, or left out, already
+    waiting: bytearray = field(default_factory=bytearray)  # what the kernel did not take
+    deadline: float = math.inf  # monotonic seconds: for progress, or for the other side to close
 
 
-def display_format(shown: Shown) -> str:
-    return shown[2]
-
-
-def log_format(shown: Shown) -> str:
-    seconds, address, line = shown
-    shown_at = datetime.fromtimestamp(seconds).astimezone()
-    return f"{shown_at.isoformat(timespec='milliseconds')} {address} {line}"
-
-
-class Scribe:
-    """Writes lines to one stream, and says how many it could not."""
-
-    def __init__(
-        self,
-        stream: RawIOBase,
-        encoding: str,
-        form: Callable[[Shown], str],
-        on_failure: Callable[[OSError], None],
-    ) -> None:
-        """stream: unbuffered; on_failure: is told once when it can no longer be written to."""
-        self.stream = stream
-        self.encoding = encoding
-        self.form = form
-        self.on_failure = on_failure
-        self.news = threading.Condition()  # guards all below
-        self.lines: list[Shown] = []
-        self.missed = 0
-        self.has_news = False
-        self.closing = False
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def write(self, lines: list[Shown]) -> None:
-        """Leave lines to be written; never waits."""
-        with self.news:
-            # Once a line is missed, so are those behind it until the gap has been told.
-            kept = 0 if self.missed else max(0, SCRIBE_LIMIT - len(self.lines))
-            self.lines += lines[:kept]
-            self.missed += len(lines[kept:])
-            self.has_news = True
-            self.news.notify()
-
-    def close(self, seconds: float) -> None:
-        """Give it at most so long to write what it has."""
-        with self.news:
-            self.closing = True
-            self.news.notify()
-        self.thread.join(seconds)
-
-    def _run(self) -> None:
-        failed = False
-        line_end = b""  # what a line torn by a failure still lacks
-        while True:
-            with self.news:
-                self.news.wait_for(lambda: self.has_news or self.closing)
-                if not self.has_news:
-                    return
-                self.has_news = False
-                lines, self.lines = self.lines, []
-                missed, self.missed = self.missed, 0
-            text = "".join(f"{self.form(line)}\n" for line in lines)
-            body = line_end + text.encode(self.encoding, "backslashreplace")
-            data = body + (f"({missed} lines not shown)\n".encode() if missed else b"")
-            written, failure = self._write(data)
-            if failure:
-                with self.news:
-                    self.missed += missed + body[written:].count(b"\n")
-                if not failed:
-                    self.on_failure(failure)
-            failed = failure is not None
-            if written:
-                line_end = b"" if data[written - 1 : written] == b"\n" else b"\n"
-
-    def _write(self, data: bytes) -> tuple[int, OSError | None]:
-        """Return how many bytes were written, and why not all."""
-        written = 0
-        while written < len(data):
-            try:
-                count = self.stream.write(data[written:])
-            except OSError as error:
-                return written, error
-            if count is None:  # somebody made it non-blocking, as a shared terminal may be
-                select.select([], [self.stream], [])
-            else:
-                written += count
-        return written, None
-
-
-# --------------------------------------------------------------------------------------------------
-# Courier: the only thread that writes to sockets. It takes all orders that wait, makes of them one
-# piece of bytes for each connection, and sends that at once. The busier the room, the more lines
-# each send carries, and the cheaper a line. It never waits for a socket: what one does not take
-# stays in that outbox, and nobody else notices.
-# --------------------------------------------------------------------------------------------------
+Step = Callable[["Courier", Outbox, bytes], None]  # of a round: broadcast, unicast and so on
 
 
 class Courier:
-    def __init__(self, post: Post) -> None:
-        self.post = post
-        self.scribes: list[Scribe] = []
+    """Delivers what it is ordered to; see the theory of operation above."""
+
+    def __init__(self) -> None:
+        self.orders: deque[tuple[Step, Outbox, bytes]] = deque()  # append and popleft are atomic
+        self.turn = threading.Lock()  # guards all below, and every outbox
         self.outboxes: set[Outbox] = set()  # all, from accept to close
         self.listeners: dict[Outbox, None] = {}  # those in the room, in order of entry
+        self.said: list[bytes] = []  # to all, in this round
+        self.special: list[Outbox] = []  # those with an `own` list in this round
         self.stalled: set[Outbox] = set()  # watched until the kernel takes more
-        self.timed: set[Outbox] = set()  # stalled ones, and those whose other side has yet to close
-        self.next_deadline = math.inf  # no deadline of a timed outbox is earlier; monotonic seconds
+        self.timed: set[Outbox] = set()  # those with a deadline
+        self.next_deadline = math.inf  # no deadline is earlier; monotonic seconds
         self.stopping = False
-        # One round's work: lines to everyone, and the outboxes that get more, or less, than those.
-        self.public: list[bytes] = []
-        self.public_size = 0
-        self.touched: list[Outbox] = []
-        self.shown: list[Shown] = []
+        self.broken = False  # a round has failed, which is a bug: the server must end
+        self.needs_thread = False  # something is to be watched that the thread does not know of
+        self.asleep = False  # the thread is, or is about to be
         self.selector = selectors.DefaultSelector()
-        self.bell, self.bell_rope = socket.socketpair()
-        self.bell.setblocking(False)
-        self.bell_rope.setblocking(False)
-        self.selector.register(self.bell, selectors.EVENT_READ)
-        post.ring = self._ring
+        self.waker, self.wakeful = socket.socketpair()
+        for end in (self.waker, self.wakeful):
+            end.setblocking(False)
+        self.selector.register(self.wakeful, selectors.EVENT_READ)
+
+    def order(self, step: Step, outbox: Outbox, data: bytes = b"") -> None:
+        """Leave an order; may be called under the room's lock."""
+        self.orders.append((step, outbox, data))
+
+    def deliver(self) -> None:
+        """Carry out what was ordered, unless somebody is at it already. Never under a lock."""
+        if not self.orders or not self.turn.acquire(blocking=False):
+            return
+        try:
+            self._round()
+        except BaseException:
+            self.broken = True
+            raise
+        finally:
+            self.turn.release()
+            if self.orders or self.needs_thread or self.broken:
+                self._wake()
+
+    def pause(self) -> None:
+        """Wait while too many orders do. The courier waits for nobody, so this ends soon."""
+        if len(self.orders) > BACKLOG_LIMIT:
+            with self.turn:  # whoever has it carries out what waits before giving it back
+                pass
+
+    # The thread.
 
     def run(self) -> None:
-        """Deliver until the server stops and all outboxes are closed."""
-        while not (self.stopping and not self.outboxes and not self.post.orders):
-            self._sleep()
-            if self.post.orders:
-                self._round()
-                if self.post.orders:
-                    time.sleep(0)  # busy: readers first, so that the next round carries more
-            now = time.monotonic()
-            if now >= self.next_deadline:
-                self._expire(now)
+        """Deliver what nobody else does, until the server stops and all outboxes are closed."""
+        try:
+            while not self._is_done():
+                self._sleep()
+                with self.turn:
+                    self._work()
+        except BaseException:
+            self.broken = True
+            raise
 
     def stop(self) -> None:
         """Have run() return once all outboxes are closed; the room must have been closed before."""
         self.stopping = True
-        self._ring()
+        self._wake()
 
-    def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of rings already
-            self.bell_rope.send(b"!")
+    def _is_done(self) -> bool:
+        return self.broken or (self.stopping and not self.outboxes and not self.orders)
+
+    def _wake(self) -> None:
+        if self.asleep:
+            self.asleep = False
+            with contextlib.suppress(BlockingIOError):  # it has been told often enough
+                self.waker.send(b"!")
 
     def _sleep(self) -> None:
-        """Wait for orders, for stalled sockets that take more, or for the next deadline."""
-        timeout: float | None = 0
-        if not self.post.orders:
-            self.post.asleep = True
-            # Looked at again, as who posted before `asleep` was set did not ring.
-            if not self.post.orders:
-                left = self.next_deadline - time.monotonic()
-                timeout = None if left == math.inf else max(0, left)
-        if timeout != 0 or self.stalled:
-            for key, _ in self.selector.select(timeout):
-                if key.fileobj is self.bell:
-                    self.bell.recv(4096)
-                else:
-                    self._flush(key.data)
-        self.post.asleep = False
+        """Wait for orders that are left over, for stalled sockets, or for the next deadline."""
+        self.asleep = True
+        # Whoever found the turn taken, before it was given back, did not wake us: look again.
+        idle = not (self.orders or self.needs_thread or self._is_done())
+        left = self.next_deadline - time.monotonic() if idle else 0
+        self.selector.select(None if left == math.inf else max(0, left))
+        self.asleep = False
+        with contextlib.suppress(BlockingIOError):
+            self.wakeful.recv(4096)
+
+    def _work(self) -> None:
+        """Do all there is to do, and keep the turn meanwhile."""
+        while True:
+            self.needs_thread = False
+            if self.stalled:
+                for key, _ in self.selector.select(0):
+                    if key.data in self.stalled:
+                        self._flush(key.data)
+            if self.orders:
+                self._round()
+            now = time.monotonic()
+            if now >= self.next_deadline:
+                self._expire(now)
+            if not self.orders:
+                return
+            time.sleep(0)  # busy: readers first, so that the next round carries more
+
+    # A round.
 
     def _round(self) -> None:
         """Carry out all orders that wait, with one send for each connection."""
-        now = time.time()
-        for _ in range(len(self.post.orders)):
-            action, outbox, line, address = self.post.orders.popleft()
-            if address:
-                self.shown.append((now, address, line))
-            if outbox is None:
-                continue
-            if action is Action.BROADCAST:
-                self._broadcast(line, outbox)
-            elif action is Action.UNICAST:
-                if not outbox.hung_up:
-                    self._touch(outbox).append(f"{line}\n".encode())
-            else:
-                self._follow(action, outbox)
-        with self.post.taken:
-            self.post.taken.notify_all()
-        self._deliver()
-        if self.shown:
-            shown, self.shown = self.shown, []
-            for scribe in self.scribes:
-                scribe.write(shown)
-
-    def _broadcast(self, line: str, omit: Outbox) -> None:
-        data = f"{line}\n".encode()
-        if omit.listening:
-            self._touch(omit)
-            omit.mark += len(data)  # skips the line that it is not to get
-        self.public.append(data)
-        self.public_size += len(data)
-
-    def _follow(self, action: Action, outbox: Outbox) -> None:
-        if action is Action.OPEN:
-            self.outboxes.add(outbox)
-        elif action is Action.LISTEN and not outbox.lost:
-            self._touch(outbox)
-            outbox.listening = True
-            self.listeners[outbox] = None
-        elif action is Action.HANG_UP and not outbox.hung_up:
-            self._touch(outbox)
-            outbox.hung_up = True
-            self._stop_listening(outbox)
-        elif action is Action.RELEASE:
-            self._touch(outbox)
-            outbox.released = True
-
-    def _touch(self, outbox: Outbox) -> list[bytes | slice]:
-        """Return the pieces that the outbox gets this round, complete up to this order."""
-        if outbox.pieces is None:
-            outbox.pieces = []
-            outbox.mark = 0
-            self.touched.append(outbox)
-        if outbox.listening and outbox.mark < self.public_size:
-            outbox.pieces.append(slice(outbox.mark, self.public_size))
-        outbox.mark = self.public_size
-        return outbox.pieces
-
-    def _deliver(self) -> None:
-        room_lines, self.public, self.public_size = b"".join(self.public), [], 0
-        touched, self.touched = self.touched, []
-        if room_lines:
+        for _ in range(len(self.orders)):
+            step, outbox, data = self.orders.popleft()
+            step(self, outbox, data)
+        said, self.said = self.said, []
+        special, self.special = self.special, []
+        if said:
+            data = said[0] if len(said) == 1 else b"".join(said)
             for outbox in tuple(self.listeners):
-                if outbox.pieces is None:
-                    self._send(outbox, room_lines)
-        for outbox in touched:
-            pieces, outbox.pieces = outbox.pieces or [], None
-            if outbox.listening and outbox.mark < len(room_lines):
-                pieces.append(slice(outbox.mark, None))
-            data = b"".join(room_lines[x] if isinstance(x, slice) else x for x in pieces)
-            if data:
-                self._send(outbox, data)
+                if outbox.own is None:
+                    self._send(outbox, data)
+        for outbox in special:
+            lines, outbox.own = outbox.own or [], None
+            if outbox.listening:
+                lines += said[outbox.heard :]
+            if lines:
+                self._send(outbox, b"".join(lines))
             if outbox.hung_up:
                 self._part(outbox)
 
+    # The steps that can be ordered.
+
+    def open(self, outbox: Outbox, _: bytes) -> None:
+        """Take a new connection on."""
+        self.outboxes.add(outbox)
+
+    def listen(self, outbox: Outbox, _: bytes) -> None:
+        """From here on, the outbox gets what is said to all."""
+        if not outbox.hung_up:
+            self._own(outbox)
+            outbox.listening = True
+            self.listeners[outbox] = None
+
+    def broadcast(self, omit: Outbox, data: bytes) -> None:
+        """A line to all who listen, but for one."""
+        self.said.append(data)
+        if omit.listening:
+            self._own(omit).pop()  # the line that it is not to get
+
+    def unicast(self, outbox: Outbox, data: bytes) -> None:
+        """A line to one."""
+        if not outbox.hung_up:
+            self._own(outbox).append(data)
+
+    def hang_up(self, outbox: Outbox, _: bytes) -> None:
+        """From here on, the outbox gets nothing."""
+        if not outbox.hung_up:
+            self._own(outbox)
+            outbox.hung_up = True
+            self._stop_listening(outbox)
+
+    def release(self, outbox: Outbox, _: bytes) -> None:
+        """The outbox's reader has ended and is done with the socket."""
+        self._own(outbox)
+        outbox.released = True
+
+    def _own(self, outbox: Outbox) -> list[bytes]:
+        """Return the list of what the outbox gets this round, complete up to this order."""
+        if outbox.own is None:
+            outbox.own = []
+            outbox.heard = 0
+            self.special.append(outbox)
+        if outbox.listening:
+            outbox.own += self.said[outbox.heard :]
+        outbox.heard = len(self.said)
+        return outbox.own
+
+    def _stop_listening(self, outbox: Outbox) -> None:
+        outbox.listening = False
+        self.listeners.pop(outbox, None)
+
+    # Sending.
+
     def _send(self, outbox: Outbox, data: bytes) -> None:
         """Send behind what already waits; keep what the kernel does not take."""
-        sent = 0
         if not outbox.waiting:
             try:
                 sent = outbox.connection.send(data, DONT_WAIT)
             except BlockingIOError:
-                pass
+                sent = 0
             except OSError:
-                self._lose(outbox, " (connection lost)")
+                self._lose(outbox, "connection lost")
                 return
             if sent == len(data):
                 return
-            self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
-            self.stalled.add(outbox)
-            self._set_deadline(outbox, STALL_SECONDS)
-        outbox.waiting.append(memoryview(data)[sent:])
-        outbox.waiting_size += len(data) - sent
-        if outbox.waiting_size > OUTBOX_LIMIT:
-            self._lose(outbox, " (not reading)")
+            self._stall(outbox)
+            data = data[sent:]
+        outbox.waiting += data
+        if len(outbox.waiting) > OUTBOX_LIMIT:
+            self._lose(outbox, "not reading")
+
+    def _stall(self, outbox: Outbox) -> None:
+        self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
+        self.stalled.add(outbox)
+        self._set_deadline(outbox, STALL_SECONDS)
+        self.needs_thread = True
 
     def _flush(self, outbox: Outbox) -> None:
         """Send what waits in a stalled outbox, now that the kernel takes more."""
-        data = b"".join(outbox.waiting)
         try:
-            sent = outbox.connection.send(data, DONT_WAIT)
+            sent = outbox.connection.send(outbox.waiting, DONT_WAIT)
         except BlockingIOError:
             return
         except OSError:
-            self._lose(outbox, " (connection lost)")
+            self._lose(outbox, "connection lost")
             return
-        outbox.waiting.clear()
-        outbox.waiting_size = len(data) - sent
-        if outbox.waiting_size:
-            outbox.waiting.append(memoryview(data)[sent:])
+        del outbox.waiting[:sent]
+        if outbox.waiting:
             self._set_deadline(outbox, STALL_SECONDS)
             return
         self._forget_deadline(outbox)
@@ -1170,21 +1106,21 @@ class Courier:
             self._forget_deadline(outbox)
             outbox.connection.close()
             self.outboxes.discard(outbox)
+            self.needs_thread |= self.stopping  # the thread ends with the last outbox
         elif not outbox.lost:
             with contextlib.suppress(OSError):  # it may be gone already
                 outbox.connection.shutdown(socket.SHUT_WR)
             self._set_deadline(outbox, outbox.linger)
 
-    def _lose(self, outbox: Outbox, how: str) -> None:
+    def _lose(self, outbox: Outbox, reason: str) -> None:
         """Give up an outbox that cannot be written to, with all that waits in it."""
         if outbox.lost:
             return
         outbox.lost = outbox.hung_up = True
-        outbox.waiting.clear()
-        outbox.waiting_size = 0
+        outbox.waiting = bytearray()
         self._stop_listening(outbox)
         self._forget_deadline(outbox)
-        outbox.on_lost(how)  # before its reader wakes, which knows no reason
+        outbox.on_lost(reason)  # before its reader wakes, which knows no reason
         with contextlib.suppress(OSError):  # it may be gone already
             # A reset on close: the kernel's buffer, too, goes at once.
             reset = struct.pack("ii", 1, 0)
@@ -1196,14 +1132,14 @@ class Courier:
         with contextlib.suppress(OSError):  # it may be gone already
             outbox.connection.shutdown(socket.SHUT_RDWR)  # wakes its reader
 
-    def _stop_listening(self, outbox: Outbox) -> None:
-        outbox.listening = False
-        self.listeners.pop(outbox, None)
+    # Deadlines.
 
     def _set_deadline(self, outbox: Outbox, seconds: float) -> None:
         outbox.deadline = time.monotonic() + seconds
         self.timed.add(outbox)
-        self.next_deadline = min(self.next_deadline, outbox.deadline)
+        if outbox.deadline < self.next_deadline:
+            self.next_deadline = outbox.deadline
+            self.needs_thread = True
 
     def _forget_deadline(self, outbox: Outbox) -> None:
         self.timed.discard(outbox)
@@ -1214,7 +1150,7 @@ class Courier:
     def _expire(self, now: float) -> None:
         for outbox in [outbox for outbox in self.timed if outbox.deadline <= now]:
             if outbox.waiting:
-                self._lose(outbox, " (not reading)")
+                self._lose(outbox, "not reading")
             else:
                 self.timed.remove(outbox)
                 self._shut(outbox)  # the other side had its time to close first
@@ -1222,70 +1158,240 @@ class Courier:
 
 
 # --------------------------------------------------------------------------------------------------
-# Session: one connection, one thread, blocking reads. Who may do what, and how fast.
+# Display and log: listeners too. Each has a thread that may wait for a terminal or a disk as long
+# as it takes; all others only leave lines with it, and past a bound lines are counted, not kept.
+# --------------------------------------------------------------------------------------------------
+
+Entry = tuple[float, str, str]  # seconds since the epoch, address, line
+
+
+class Display:
+    """What the one who watches the room is shown, in the order of the room, and the log of it."""
+
+    def __init__(self) -> None:
+        self.writers: list[Writer] = []
+        self.log: LogFile | None = None
+        self.strangers = threading.Lock()  # guards the two below
+        self.quiet_until = 0.0  # monotonic seconds
+        self.unshown = 0  # lines that strangers caused meanwhile
+
+    def open(self, log: Path | None) -> None:
+        """Start the writers. Raises OSError for the log's path."""
+        if log is not None:
+            self.log = LogFile(log)
+            self.writers.append(Writer(self, "log", self.log, "utf-8"))
+        if sys.stdout is not None:  # None if the server was started without one
+            stream = cast(RawIOBase, getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
+            self.writers.append(Writer(self, "display", stream, sys.stdout.encoding))
+
+    def show(self, line: str, address: str = "-") -> None:
+        entry = (time.time(), address, line)
+        for writer in self.writers:
+            writer.add(entry)
+
+    def show_stranger(self, line: str, address: str) -> None:
+        """Show what somebody causes before login: a line a second, so that talk can be read."""
+        with self.strangers:
+            now = time.monotonic()
+            if now < self.quiet_until:
+                self.unshown += 1
+                return
+            self.quiet_until = now + STRANGER_SECONDS
+        self.tell_unshown()
+        self.show(line, address)
+
+    def tell_unshown(self) -> None:
+        """Tell how many lines of strangers were not shown, if there were any."""
+        with self.strangers:
+            unshown, self.unshown = self.unshown, 0
+        if unshown:
+            self.show(f"({unshown} more failed logins and closed connections)")
+
+
+class Writer:
+    """Writes lines to one stream, and says how many it could not."""
+
+    def __init__(self, display: Display, name: str, stream: RawIOBase, encoding: str) -> None:
+        """name: "log" for time and address as well; stream: unbuffered."""
+        self.display = display  # is told once when the stream can no longer be written to
+        self.name = name
+        self.stream = stream
+        self.encoding = encoding
+        self.lines: deque[Entry] = deque()  # append and popleft are atomic
+        self.gap = threading.Lock()  # guards `missed`
+        self.missed = 0  # lines since the last one that was kept
+        self.news = threading.Event()
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def add(self, entry: Entry) -> None:
+        """Leave a line to be written; never waits."""
+        # Once a line is missed, so are those behind it until the gap has been told.
+        if self.missed or len(self.lines) >= WRITER_LIMIT:
+            with self.gap:
+                self.missed += 1
+        else:
+            self.lines.append(entry)
+        if not self.news.is_set():
+            self.news.set()
+
+    def close(self, seconds: float) -> None:
+        """Give it at most so long to write what it has."""
+        self.closing.set()
+        self.news.set()
+        self.thread.join(seconds)
+
+    def _run(self) -> None:
+        failed, line_end = False, b""  # the end that a line torn by a failure still lacks
+        while not (self.closing.is_set() and not self.lines):
+            self.news.wait()
+            self.news.clear()
+            missed = self.missed
+            lines = [self.lines.popleft() for _ in range(len(self.lines))]
+            body = line_end + "".join(map(self._form, lines)).encode(
+                self.encoding, "backslashreplace"
+            )
+            data = body + (f"({missed} lines not shown)\n".encode() if missed else b"")
+            written, failure = self._write(data)
+            with self.gap:
+                self.missed += body[written:].count(b"\n") if failure else -missed
+            if failure and not failed:
+                self.display.show(f"The {self.name} cannot be written: {explain(failure)}.")
+            failed = failure is not None
+            if written:
+                line_end = b"" if data[written - 1 : written] == b"\n" else b"\n"
+            self.closing.wait(WRITER_BREATH)
+
+    def _form(self, entry: Entry) -> str:
+        seconds, address, line = entry
+        if self.name != "log":
+            return f"{line}\n"
+        moment = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+        return f"{moment} {address} {line}\n"
+
+    def _write(self, data: bytes) -> tuple[int, OSError | None]:
+        """Return how many bytes were written, and why not all."""
+        written = 0
+        while written < len(data):
+            try:
+                count = self.stream.write(data[written:])
+            except OSError as error:
+                return written, error
+            if count is None:  # somebody made it non-blocking, as a shared terminal may be
+                select.select([], [self.stream], [])
+            written += count or 0
+        return written, None
+
+
+class LogFile(RawIOBase):
+    """The log, opened again whenever its name leads elsewhere: rotated, or removed."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError: also for a FIFO without a reader, which would let us wait for one."""
+        self.path = path
+        self.is_stale = False  # set by who has rotated it
+        self.file = self._open()
+
+    def write(self, data: bytes, /) -> int | None:  # type: ignore[override]
+        if self.is_stale or not is_named(self.file.fileno(), self.path):
+            self.is_stale = False
+            self.file.close()
+            self.file = self._open()
+        return self.file.write(data)
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def _open(self) -> FileIO:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS
+        descriptor = os.open(self.path, flags, 0o600)
+        os.set_blocking(descriptor, True)
+        return FileIO(descriptor, "w")
+
+
+# --------------------------------------------------------------------------------------------------
+# Limits: how often who may do what, and whose turn it is to have a password hashed.
+#
+# Theory of operation
+#
+# Everything is counted by leaky bucket: so much at once, then one at a time, evenly. What is spent
+# is forgiven as time goes by, so nothing is locked for good and no timer runs.
+#
+#     what                counted by             at once        then            past that
+#     lines               user                   20             --rate a second read more slowly
+#     lines before login  address                20             --rate a second read more slowly
+#     `login` lines       connection             20             --rate a second read more slowly
+#     failed logins       UserID and address     10             1 every 6 s     refused, not hashed
+#     new accounts        address                100            1 every 6 s     refused, not hashed
+#     hashes              all                    one each core  in turn         wait
+#     not logged in       all                    100            -               one is evicted
+#
+# An address is an IPv4 address or an IPv6 /64: what one household or one attacker has. The counts
+# outlive connections, or a new connection would bring a new allowance.
+#
+# An honest class of thirty behind one address never feels this: their logins do not count for the
+# address, a mistyped password counts for its own UserID alone, their hundred new accounts are free,
+# and once in, each has an allowance of one's own. Who shares an address with a flood shares
+# its fate in two things: new accounts may be used up, and connections may be evicted before login.
 # --------------------------------------------------------------------------------------------------
 
 
-class Framing:
-    """Bytes in, lines out, in bounded memory, however the bytes were cut into pieces."""
+class Allowance:
+    """How often something may happen, by key: `burst` times at once, then every `seconds`.
 
-    def __init__(self) -> None:
-        self.tail = b""
-        self.skipping = False  # in a line that was too long
+    A leaky bucket in its shortest form (the virtual scheduling of ITU-T I.371): of each key, all
+    that is known is the moment until which everything that happened is paid for.
+    """
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` ends, without their LF.
-
-        An overlong line comes as its beginning, longer than MAX_LINE, as soon as it is too long;
-        the rest of it is skipped.
-        """
-        lines = (self.tail + data).split(b"\n")
-        self.tail = lines.pop()
-        if self.skipping and lines:
-            del lines[0]
-            self.skipping = False
-        if self.skipping:
-            self.tail = b""
-        elif len(self.tail) > MAX_LINE + 1:  # one more, as a CR at its end does not count
-            lines.append(self.tail)
-            self.tail = b""
-            self.skipping = True
-        return lines
-
-
-class Failures:
-    """Counts failed logins by address: past FAILURES of them, one try every FAILURE_SECONDS."""
-
-    def __init__(self) -> None:
+    def __init__(self, burst: int, seconds: float) -> None:
+        """seconds: for each one past the burst; 0 lifts the limit."""
+        self.burst = burst
+        self.seconds = seconds
         self.lock = threading.Lock()
-        self.counts: dict[bytes, tuple[int, float]] = {}  # failures, and when they were counted
+        self.paid_until: dict[Hashable, float] = {}  # monotonic seconds; latest change last
 
-    def check(self, host: str) -> None:
-        """Raise Denied, with the wait in seconds, if this address has to wait."""
-        now = time.monotonic()
+    def spend(self, key: Hashable) -> float:
+        """Count one, and return how many seconds to wait before it may happen."""
+        if not self.seconds:
+            return 0.0
         with self.lock:
-            count, since = self._count(network_of(host), now)
-        if count >= FAILURES:
-            wait = math.ceil(since + FAILURE_SECONDS - now)
-            raise Denied(f"Denied. Too many failed logins, try again in {wait} seconds.")
+            now = time.monotonic()
+            debt = self._debt(key, now) + self.seconds
+            # Who connects anew for each line cannot wait them all off: there is an end to a debt.
+            debt = min(debt, (self.burst + LOBBY) * self.seconds)
+            self._set_debt(key, now, debt)
+        return max(0.0, round(debt - self.burst * self.seconds, 6))
 
-    def add(self, host: str) -> None:
-        network, now = network_of(host), time.monotonic()
+    def take(self, key: Hashable, refusal: str) -> None:
+        """Count one, or raise Denied with the refusal and the real wait, uncounted."""
         with self.lock:
-            count, _ = self._count(network, now)
-            self.counts.pop(network, None)  # to the end: the first is always the oldest
-            self.counts[network] = (min(count + 1, FAILURES), now)
-            if len(self.counts) > FAILURE_ADDRESSES:
-                del self.counts[next(iter(self.counts))]
+            now = time.monotonic()
+            debt = self._debt(key, now) + self.seconds
+            wait = math.ceil(round(debt - self.burst * self.seconds, 6))
+            if wait > 0:
+                raise Denied(f"{refusal}, try again in {wait} seconds.")
+            self._set_debt(key, now, debt)
 
-    def _count(self, network: bytes, now: float) -> tuple[int, float]:
-        count, since = self.counts.get(network, (0, now))
-        forgiven = int((now - since) / FAILURE_SECONDS)
-        return max(0, count - forgiven), since
+    def give_back(self, key: Hashable) -> None:
+        """Forget one that was taken."""
+        with self.lock:
+            now = time.monotonic()
+            self._set_debt(key, now, max(0.0, self._debt(key, now) - self.seconds))
+
+    def _debt(self, key: Hashable, now: float) -> float:
+        return max(0.0, self.paid_until.get(key, now) - now)
+
+    def _set_debt(self, key: Hashable, now: float, debt: float) -> None:
+        self.paid_until.pop(key, None)  # to the end: the first is always the one to forget
+        if debt:
+            self.paid_until[key] = now + debt
+        if len(self.paid_until) > REMEMBERED:
+            del self.paid_until[next(iter(self.paid_until))]
 
 
 def network_of(host: str) -> bytes:
-    """Return what failures are counted by: an IPv4 address, or the /64 of an IPv6 one."""
+    """Return what an address is counted by: an IPv4 address, or the /64 of an IPv6 one."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
@@ -1294,192 +1400,543 @@ def network_of(host: str) -> bytes:
     return address.packed
 
 
-@dataclass(slots=True)
-class House:
-    """What all sessions share."""
-
-    post: Post
-    room: Room
-    accounts: Accounts
-    failures: Failures
-    hashers: ThreadPoolExecutor  # one for each core, behind everything else in the queue for it
-    rate: float  # lines a second; 0 for no limit
+def show_address(host: str, port: int) -> str:
+    """Return an address as people write it; IPv4 as IPv4, also where it came in by way of IPv6."""
+    host = host.removeprefix("::ffff:") if "." in host else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Session:
-    __slots__ = ("failed", "host", "house", "member", "paid_until", "socket")
-
-    def __init__(self, house: House, connection: socket.socket, address: tuple[str, int]) -> None:
-        self.house = house
-        self.socket = connection
-        self.host = address[0]
-        self.member = Member(Outbox(connection, self.lose), show_address(*address[:2]))
-        self.paid_until = 0.0  # monotonic seconds: lines read so far are paid for at --rate
-        self.failed = 0  # logins
-
-    def run(self) -> None:
-        """Obey lines until the connection ends, one way or the other."""
-        how = ""
-        try:
-            for line in self.lines():
-                if self.member.gone:
-                    break
-                self.obey(line)
-            self.logout()
-            self.drain()
-        except OSError:
-            how = " (connection lost)"
-        finally:
-            self.house.room.leave(self.member, how)
-            self.release()
-
-    def release(self) -> None:
-        """Leave the socket to the courier, which closes it once all that is owed was sent."""
-        self.house.post.instruct(Action.RELEASE, self.member.outbox)
-        self.house.post.wake()
-
-    def lose(self, how: str) -> None:
-        self.house.room.leave(self.member, how)
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield what arrives, a line at a time, until the connection ends or the session does."""
-        framing = Framing()
-        skipped = 0
-        while (data := self.receive(READ_SIZE)) and not self.member.gone:
-            yield from framing.feed(data)
-            if framing.skipping:
-                skipped += len(data)
-                if skipped >= SKIP_UNIT:
-                    skipped = 0
-                    self.pace()
-
-    def drain(self) -> None:
-        """Read what still comes: a socket closed with bytes unread is reset, which loses lines."""
-        while self.receive(SKIP_UNIT):
-            time.sleep(DRAIN_PAUSE)  # nothing waits for this, and a flood must not find it eager
-
-    def receive(self, size: int) -> bytes:
-        if not DONT_WAIT:
-            # The courier needs a socket that does not block, so the wait is for select (Windows).
-            select.select([self.socket], [], [])
-        return self.socket.recv(size)
-
-    def pace(self) -> None:
-        """Wait until the next line may be read: a burst at once, then --rate a second."""
-        self.house.post.pause()
-        if not self.house.rate:
-            return
-        now = time.monotonic()
-        self.paid_until = max(self.paid_until, now - BURST / self.house.rate) + 1 / self.house.rate
-        if self.paid_until > now:
-            self.member.wait(self.paid_until - now)
-
-    def obey(self, line: bytes) -> None:
-        self.pace()
-        try:
-            command = parse(line)
-            if command is not None:
-                self.perform(command)
-        except Denied as denied:
-            self.reply(str(denied))
-
-    def perform(self, command: Command) -> None:
-        match command:
-            case SendAll(message):
-                self.require_login()
-                self.house.room.say(self.member, message)
-            case Send(recipient, message):
-                self.require_login()
-                self.house.room.tell(self.member, recipient, message)
-            case Who():
-                self.require_login()
-                self.house.room.list_users(self.member)
-            case Login(userid, password):
-                self.login(userid, password)
-            case NewUser(userid, password):
-                self.new_user(userid, password)
-            case Logout():
-                self.logout()
-
-    def reply(self, line: str) -> None:
-        self.house.post.unicast(line, self.member.outbox)
-        self.house.post.wake()
-
-    def logout(self) -> None:
-        """Leave; nothing happens to a session that has left already."""
-        userid = self.member.userid
-        self.house.room.leave(self.member, farewell=f"{userid} left." if userid else "")
-
-    def require_login(self) -> None:
-        if self.member.userid is None:
-            raise Denied("Denied. Please login first.")
-
-    def login(self, userid: str, password: str) -> None:
-        if self.member.userid is not None:
-            raise Denied(f"Denied. You are already logged in as {self.member.userid}.")
-        if self.house.hashers.submit(self.is_password_right, userid, password).result():
-            self.house.room.enter(self.member, userid)
-        elif not self.member.gone:
-            self.refuse_login(userid)
-
-    def is_password_right(self, userid: str, password: str) -> bool:
-        """Tell, from a hasher's thread. Raises Denied if this address has to wait."""
-        if self.member.gone:
-            return False
-        self.house.failures.check(self.host)  # here, not before the wait for a hasher
-        right = self.house.accounts.verify(userid, password)
-        if not right:
-            self.house.failures.add(self.host)
-        return right
-
-    def refuse_login(self, userid: str) -> None:
-        self.house.post.show(f"Login failed for {userid} from {self.member.address}.")
-        self.house.post.wake()
-        self.failed += 1
-        self.member.wait(FAILURE_DELAY)
-        self.reply("Denied. User name or password incorrect.")
-        if self.failed == LOGIN_TRIES:
-            self.house.room.leave(self.member, farewell="Denied. Too many failed logins.")
-
-    def hash_unless_gone(self, password: str) -> str | None:
-        return None if self.member.gone else hash_password(password)
-
-    def new_user(self, userid: str, password: str) -> None:
-        if self.member.userid is not None:
-            raise Denied("Denied. Please logout first.")
-        if userid in self.house.accounts.hashes:
-            raise Denied("Denied. User account already exists.")
-        record = self.house.hashers.submit(self.hash_unless_gone, password).result()
-        if record is None:
-            return
-        try:
-            if not self.house.accounts.add(userid, record):
-                raise Denied("Denied. User account already exists.")
-        except (OSError, AccountsError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.house.post.show(f"Account {userid} not saved: {reason}", self.member.address)
-            raise Denied("Denied. The account could not be saved.") from None
-        self.house.post.show(f"New user account created: {userid}.", self.member.address)
-        self.reply("New user account created. Please login.")
+Result = TypeVar("Result")
 
 
-def make_hashers() -> ThreadPoolExecutor:
-    """Return a thread for each core, so that as many hashes run at a time and all others wait."""
-    hashers = ThreadPoolExecutor(CORES, "hasher", be_nice)
-    all_there = threading.Barrier(CORES)  # started now, as there may be no threads to be had later
-    for _ in range(CORES):
-        hashers.submit(all_there.wait)
-    return hashers
+class Hashing:
+    """A thread for each core, so that as many hashes run at a time and all others wait.
+
+    Logins come before new accounts, and of each the address that had least hashed lately comes
+    first: a crowd at one address keeps nobody else out.
+    """
+
+    LOGIN, NEW_ACCOUNT = 0, 1
+
+    def __init__(self) -> None:
+        self.queue: queue.PriorityQueue[tuple[int, float, int, Future[Any], Callable[[], Any]]]
+        self.queue = queue.PriorityQueue()
+        self.numbers = itertools.count()  # who is equal otherwise comes in order
+        self.lately = Allowance(0, 1.0)  # by address
+        for _ in range(CORES):  # now, as there may be no threads to be had later
+            threading.Thread(target=self._run, name="hashing", daemon=True).start()
+
+    def run(self, kind: int, network: bytes, task: Callable[[], Result]) -> Result:
+        """Return what the task returns, or raise what it raises, once its turn has come."""
+        future: Future[Result] = Future()
+        had = self.lately.spend(network)
+        self.queue.put((kind, had, next(self.numbers), future, task))
+        return future.result()
+
+    def _run(self) -> None:
+        be_nice()
+        while True:
+            *_, future, task = self.queue.get()
+            try:
+                future.set_result(task())
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
+                future.set_exception(error)
+            del future, task  # or they would be kept until the next one comes
 
 
 def be_nice() -> None:
     """Let chat go first, where a thread has a priority of its own (which it can never raise)."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        with contextlib.suppress(OSError):  # not permitted in some containers
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-def show_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+# --------------------------------------------------------------------------------------------------
+# Accounts: users.txt, a line each: (Tom, $scrypt$ln=14,r=8,p=1$<salt>$<hash>). Knows no sockets.
+#
+# Theory of operation
+#
+# The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
+# whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
+# changed file is only read, as an editor may be in the middle of writing it. Once the file has
+# stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
+# atomic step. A mistake in it is told of, once, and what was there before goes on.
+#
+# `newuser` only appends and syncs. An editor that read the file before that and saves it afterwards
+# overwrites the new account, so what is gone from a file that was saved within RECENT_SECONDS of
+# making the account is put back. Older accounts that are gone were taken out on purpose.
+# --------------------------------------------------------------------------------------------------
+
+HASH = re.compile(
+    r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
+    r"\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})"
+)
+# The lines that the server itself writes for plain ASCII names: they need no further checks, which
+# makes a million of them load in about a second.
+OWN_LINE = re.compile(
+    r"\((?!(?i:all|usage),)([A-Za-z0-9_.-]{3,32}), "
+    r"(\$scrypt\$ln=14,r=8,p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43})\)"
+)
+SHIPPED = {  # accounts that come with the program, until they have other passwords
+    "Beth": "oQilWR2eG6Wmd2U552BN1A$d2BLfEvCRzYP3qLdApBdQ5z399mH2oi6fmI5fV+h9ys",
+    "David": "vC+f98Vuq9aPAAGIp8pq6g$nCgqNZQHHUnRIjO54LYFUdc9YCY5NhwqvslMXJCJ4hE",
+    "Tom": "sigy4+/uH27ihw5RQjWu6w$o1hzSKet9euPQ8J7dMC5zflU3gsKP2NOF+/UnqUMVD4",
+}
+MAX_PLAIN = 8  # characters; a second field that is longer is a hash
+OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
+fingerprint_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino", "st_mode")
+
+
+class AccountsError(Exception):
+    """users.txt cannot be used; the text says where and why, in one line."""
+
+
+def hash_head() -> str:
+    """Return what every hash that the server makes begins with."""
+    return "$scrypt$ln={},r={},p={}$".format(*HASH_COST)
+
+
+def hash_password(password: str) -> str:
+    """Return a salted scrypt hash (RFC 7914) as a PHC string.
+
+    Standard base64 without padding, 16 bytes of salt, 32 of key.
+    """
+    salt = os.urandom(16)
+    pair = (salt, derive_key(password, salt, HASH_COST))
+    return hash_head() + "$".join(base64.b64encode(part).decode().rstrip("=") for part in pair)
+
+
+def derive_key(password: str, salt: bytes, cost: tuple[int, int, int]) -> bytes:
+    log_n, r, p = cost
+    memory = 128 * r * (2**log_n + p + 2)  # what scrypt needs; OpenSSL's default is less
+    sizes = {"n": 2**log_n, "r": r, "p": p, "maxmem": memory, "dklen": 32}
+    return hashlib.scrypt(password.encode(), salt=salt, **sizes)
+
+
+def verify_password(password: str, record: str) -> bool:
+    """Tell whether `record`, a PHC string that parse_hash accepts, was made from `password`."""
+    cost, salt, key = parse_hash(record)
+    return hmac.compare_digest(derive_key(password, salt, cost), key)
+
+
+def parse_hash(record: str) -> tuple[tuple[int, int, int], bytes, bytes]:
+    """Return (log2(N), r, p), salt and key of a PHC scrypt string; ValueError if it is none."""
+    found = HASH.fullmatch(record)
+    if not found:
+        raise ValueError("neither a password of 4 to 8 characters nor a scrypt hash")
+    log_n, r, p = (int(number) for number in found.group(1, 2, 3))
+    # The second bound is RFC 7914's: N must be less than 2 ** (128 * r / 8).
+    if 128 * r * 2**log_n > HASH_MEMORY or log_n >= 16 * r or p > 16:
+        raise ValueError("a scrypt hash with parameters out of bounds")
+    salt, key = (base64.b64decode(text + "=" * (-len(text) % 4)) for text in found.group(4, 5))
+    return (log_n, r, p), salt, key
+
+
+def account_line(userid: str, record: str) -> str:
+    return f"({userid}, {record})\n"
+
+
+@dataclass
+class UsersFile:
+    """What a users.txt holds."""
+
+    lines: list[str]
+    records: dict[str, str]  # UserID: hash, or password in plain text
+    plain: dict[str, int]  # UserID whose password is in plain text: index of the line
+    is_torn: bool = False  # the last line was cut short by a crash
+
+
+def read_users(data: bytes, name: str) -> UsersFile:
+    """Read a users.txt; raise AccountsError with `name:7: reason` for a line that is no account."""
+    # Surrogates carry what is not UTF-8 through a comment unharmed; in an account they are refused.
+    lines = data.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
+    users = UsersFile(lines, {}, {})
+    for index, line in enumerate(lines):
+        if own := OWN_LINE.fullmatch(line):
+            userid, second = own.group(1, 2)
+        elif not line.strip() or line.startswith("#"):
+            continue
+        else:
+            try:
+                userid, second = read_account(line)
+            except ValueError as error:
+                if is_torn(lines, index):
+                    users.is_torn = True
+                    del lines[index + 1 :]
+                    break
+                raise AccountsError(f"{name}:{index + 1}: {error}") from None
+            if len(second) <= MAX_PLAIN:
+                users.plain[userid] = index
+        if userid in users.records:
+            raise AccountsError(f"{name}:{index + 1}: a second account for {userid}; keep one.")
+        users.records[userid] = second
+    return users
+
+
+def read_account(line: str) -> tuple[str, str]:
+    """Return a line's UserID, and its hash or plain password; raise ValueError with the reason."""
+    text = line.strip(" \t\r")
+    userid, comma, second = text[1:-1].partition(",")
+    if not (text.startswith("(") and text.endswith(")") and comma):
+        raise ValueError("not an account; write (UserID, Password), or # before a comment.")
+    try:
+        userid = check_userid(userid.strip(" "))
+        second = unicodedata.normalize("NFC", second.strip(" "))
+        if len(second) <= MAX_PLAIN:
+            return userid, check_password(second)
+        parse_hash(second)
+    except Denied as denied:
+        raise ValueError(str(denied).removeprefix("Denied. ")) from None
+    except ValueError as error:
+        raise ValueError(f"the second field is {error}.") from None
+    return userid, second
+
+
+def is_torn(lines: Sequence[str], index: int) -> bool:
+    """Tell whether a line is what a crash leaves of one that this server was writing.
+
+    That is a beginning of it without a line end, so that the rest would make it whole; or, after a
+    power cut, NUL bytes. What somebody typed wrongly is never taken for that.
+    """
+    line, head = lines[index], f" {hash_head()}"
+    if "\0" in line:
+        return not any(lines[index + 1 :])
+    userid, comma, second = line.partition(",")
+    rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
+    try:
+        read_account(line + rest if comma else f"{userid:0<4},{rest}")
+    except ValueError:
+        return False
+    return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
+
+
+class Accounts:
+    """The accounts in users.txt, which is this server's alone for as long as it runs.
+
+    `records` may be read by any thread at any time: it is replaced whole, or gains an account.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        """path: of users.txt; warn: is told in a line of what was mended, or cannot be."""
+        self.path = Path(os.path.realpath(path))  # a link stays a link when the file is replaced
+        self.name = self.path.name
+        self.warn = warn
+        self.tell = warn  # of a mistake in a file that was changed; the server displays it
+        self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
+        self.generation = 0  # how often `records` was replaced
+        self.lock = threading.Lock()  # guards all below, and the file
+        self.is_writing = False  # so nobody need look: the writer has just looked
+        self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
+        self.seen_since = -math.inf  # monotonic seconds
+        self.is_unfinished = False  # it ends in the middle of a line
+        self.is_torn = False  # its last line was cut short by a crash
+        self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
+        self.recent: dict[str, tuple[str, float]] = {}  # made by newuser: hash, seconds since epoch
+        self.dropped: dict[str, str] = {}  # of those, what an editor did not know and overwrote
+        self.can_replace = True
+        self.lock_file: int | None = None  # descriptor, held to the end
+
+    def open(self) -> None:
+        """Lock the file, read it, hash plain passwords and set aside a torn line.
+
+        A missing file means no accounts yet. Raises AccountsError.
+        """
+        try:
+            self._lock_out_others()
+            self._load(may_be_torn=True)
+            self.tidy(hash_passwords)
+        except (OSError, AccountsError) as error:
+            self.close()
+            raise AccountsError(self._describe(error)) from None
+        if self.seen and self.seen[-1] & stat.S_IROTH and os.name == "posix":
+            advice = f"Keep the hashes to yourself: chmod 600 {self.name}"
+            self.warn(f"{self.name}: others on this machine may read it. {advice}")
+
+    def _lock_out_others(self) -> None:
+        try:
+            beside = self.path.with_name(f".{self.name}.lock")
+            self.lock_file = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:  # the folder is not ours to write to: the file itself must do
+            with contextlib.suppress(OSError):
+                self.lock_file = os.open(self.path, os.O_RDONLY | OPEN_FLAGS)
+        try:
+            if self.lock_file is not None:
+                lock_descriptor(self.lock_file)
+        except BlockingIOError:
+            advice = "Stop that one, or name another file with --users."
+            raise AccountsError(f"{self.name} is in use by another server. {advice}") from None
+        except OSError as error:  # a file system without locks
+            self.warn(f"{self._describe(error)} See to it that no second server uses it.")
+
+    def close(self) -> None:
+        if self.lock_file is not None:
+            os.close(self.lock_file)
+            self.lock_file = None
+
+    def _describe(self, error: OSError | AccountsError) -> str:
+        return f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
+
+    # Logins and new accounts.
+
+    def verify(self, userid: str, password: str) -> bool:
+        """Tell whether the password is the user's; costs one hash even if there is no such user."""
+        self.refresh()
+        record = self.records.get(userid)
+        if record is not None and len(record) > MAX_PLAIN:
+            return verify_password(password, record)
+        # The time tells nobody who has an account, if they all have hashes like the first one.
+        first = next(iter(self.records.values()), "")
+        derive_key(password, bytes(16), parse_hash(first)[0] if len(first) > 8 else HASH_COST)
+        return record is not None and hmac.compare_digest(record.encode(), password.encode())
+
+    def is_as_shipped(self, userid: str) -> bool:
+        """Tell whether an account has the password that came with the program."""
+        return self.records.get(userid, "").endswith(SHIPPED[userid])
+
+    def add(self, userid: str, record: str) -> bool:
+        """Write an account and sync it to disk; return False if the UserID is taken.
+
+        Costs the same however many accounts there are. Raises OSError or AccountsError if it
+        cannot be saved; the file is then as it was.
+        """
+        patience = time.monotonic() + 5 * SETTLED_SECONDS
+        self.refresh()
+        while self.is_unfinished and not self.is_settled() and time.monotonic() < patience:
+            time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished its line
+            self.refresh()
+        with self.lock:
+            self._refresh()
+            while userid not in self.records:
+                made = time.time()
+                new = {**self.dropped, userid: record}
+                self.is_writing = True
+                try:
+                    # A file that is gone is written anew, with all accounts that are known.
+                    is_saved = (
+                        self._append(new)
+                        if self.seen
+                        else self._replace(
+                            [account_line(*pair)[:-1] for pair in {**self.records, **new}.items()]
+                            + [""]
+                        )
+                    )
+                finally:
+                    self.is_writing = False
+                if is_saved:
+                    self.recent[userid] = (record, made)
+                    self.records[userid] = record
+                    self.dropped = {}
+                else:  # somebody has replaced the file this moment, perhaps by a copy with the line
+                    self._refresh()
+            return self.records[userid] == record
+
+    # What somebody else has changed.
+
+    def refresh(self) -> None:
+        """Take in what somebody has changed in the file."""
+        if self._look() != self.seen and not self.is_writing:
+            with self.lock:
+                self._refresh()
+
+    def _refresh(self) -> None:
+        if self._look() != self.seen:
+            self.seen_since = time.monotonic()
+            try:
+                self._load()
+            except (OSError, AccountsError) as error:
+                self.tell(self._describe(error))
+
+    def _load(self, may_be_torn: bool = False) -> None:
+        """Read the file, if there is one. Raises OSError or AccountsError."""
+        users = self._read()
+        if users is None:
+            return
+        if users.is_torn and not may_be_torn:
+            raise AccountsError(f"{self.name}:{len(users.lines)}: the line has no end.")
+        saved = self.seen[1] / 1e9 if self.seen else 0.0
+        known = {**self.dropped}
+        for userid, (record, made) in self.recent.items():
+            if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
+                known[userid] = record
+        self.dropped = {name: known[name] for name in known if name not in users.records}
+        self.recent = {name: self.recent[name] for name in self.recent if name in users.records}
+        self.plain, self.is_torn = list(users.plain), users.is_torn
+        self.records = {**users.records, **self.dropped}
+        self.generation += 1
+
+    def is_settled(self) -> bool:
+        """Tell whether the file has stayed as it is for long enough: no editor is writing it."""
+        return time.monotonic() >= self.seen_since + SETTLED_SECONDS
+
+    def tidy(self, hash_all: Callable[[Sequence[str]], Sequence[str]]) -> None:
+        """Once the file is settled, hash what is in plain text, put back what was overwritten, and
+        set aside a line that a crash has cut short.
+
+        hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
+        """
+        self.refresh()
+        has_work = self.is_torn or ((self.plain or self.dropped) and self.can_replace)
+        if not has_work or not self.is_settled():
+            return
+        seen, plain = self.seen, self.plain
+        hashes = hash_all([self.records[userid] for userid in plain])
+        with self.lock:
+            users = self._read() if self._look() == seen else None
+            if users is None:
+                return  # it was changed meanwhile, and is looked at again
+            if self.is_torn:
+                self._set_aside(users)
+            for userid, record in zip(plain, hashes, strict=True):
+                users.lines[users.plain[userid]] = account_line(userid, record)[:-1]
+            back = [account_line(*pair)[:-1] for pair in self.dropped.items()]
+            end = [] if users.lines[-1] else [users.lines.pop()]
+            try:
+                if self._replace([*users.lines, *back, *end]):
+                    self.records.update(zip(plain, hashes, strict=True))
+                    self.plain, self.dropped = [], {}
+            except OSError as error:
+                self.can_replace = False
+                advice = "Keep it in a folder that this user may write to."
+                problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
+                self.warn(f"{self.name}: {problem}. {advice}")
+
+    def _set_aside(self, users: UsersFile) -> None:
+        """Cut off a torn line, and leave a comment in its place."""
+        *whole, torn = users.lines
+        kept = "".join(f"{line}\n" for line in whole)
+        os.truncate(self.path, len(kept.encode(errors="surrogateescape")))  # was never confirmed
+        self.seen, self.is_torn = self._look(), False
+        name = torn.partition(",")[0].rstrip("\0")
+        users.lines[-1:] = [f"# cut short by a crash: {name!a}", ""]
+        problem = "the last line was cut short by a crash and never confirmed; it is set aside"
+        self.warn(f"{self.name}:{len(whole) + 1}: {problem}.")
+
+    # The file.
+
+    def _look(self) -> tuple[int, ...] | None:
+        try:
+            return cast("tuple[int, ...]", fingerprint_of(os.stat(self.path)))
+        except OSError:
+            return None
+
+    def _read(self) -> UsersFile | None:
+        """Return what the file holds, None if it is missing; from here on it has been seen."""
+        self.seen = self._look()
+        if self.seen is not None and not stat.S_ISREG(self.seen[-1]):
+            raise AccountsError(f"{self.name} is no regular file. Name another one with --users.")
+        try:
+            file = os.open(self.path, os.O_RDONLY | OPEN_FLAGS)
+        except FileNotFoundError:
+            self.seen = None
+            return None
+        with open(file, "rb") as stream:
+            self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
+            data = stream.read()
+        self.is_unfinished = data[-1:] not in (b"", b"\n")
+        return read_users(data, self.name)
+
+    def _append(self, accounts: dict[str, str]) -> bool:
+        """Append and sync; return False if the file is not the one that has the name any more."""
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | OPEN_FLAGS)
+        except FileNotFoundError:
+            return False
+        try:
+            before = os.fstat(file)
+            if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
+                with contextlib.suppress(OSError):  # its owner was told at the start
+                    os.chmod(self.path, 0o600)
+            os.lseek(file, max(0, before.st_size - 1), os.SEEK_SET)
+            line_end = b"" if os.read(file, 1) in (b"", b"\n") else b"\n"
+            data = line_end + "".join(account_line(*pair) for pair in accounts.items()).encode()
+            try:
+                write_all(file, data)
+                os.fsync(file)
+            except OSError:
+                with contextlib.suppress(OSError):  # then the line is torn, as by a crash
+                    os.ftruncate(file, before.st_size)
+                raise
+            after = os.fstat(file)
+            if fingerprint_of(before) == self.seen and after.st_size == before.st_size + len(data):
+                self.seen = fingerprint_of(after)  # else somebody wrote to it just now: look again
+            return is_named(file, self.path)
+        finally:
+            os.close(file)
+
+    def _replace(self, lines: Sequence[str]) -> bool:
+        """Put a new file in the place of the old in one atomic step, mode and owner kept.
+
+        Return False if somebody has changed the old one since it was read. Raises OSError. Either
+        way the file is then as it was.
+        """
+        temporary = self.path.with_name(f".{self.name}.new")
+        temporary.unlink(missing_ok=True)  # left by a crash; ours alone, as the lock is
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
+        try:
+            try:
+                if self.seen is not None and hasattr(os, "fchown"):
+                    old = os.stat(self.path)
+                    if (old.st_uid, old.st_gid) != (os.getuid(), os.getgid()):
+                        os.fchown(file, old.st_uid, old.st_gid)
+                    # That others may read the hashes is a default, and nobody's wish.
+                    os.fchmod(file, 0o600 if old.st_mode & stat.S_IROTH else old.st_mode & 0o7777)
+                write_all(file, "\n".join(lines).encode(errors="surrogateescape"))
+                os.fsync(file)
+            finally:
+                os.close(file)
+            # Somebody who saves between this look and the next call is overwritten: no system
+            # offers to replace a file only if it is still the same.
+            if self._look() != self.seen:
+                return False
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.seen = self._look()
+        sync_folder(self.path.parent)
+        return True
+
+
+def lock_descriptor(file: int) -> None:
+    """Lock a file against other servers. BlockingIOError: one has it; OSError: no locks here."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def hash_passwords(passwords: Sequence[str]) -> list[str]:
+    """Hash on every core; say how far it is on standard error once it takes over a second."""
+    records: list[str] = []
+    told = time.monotonic()
+    with ThreadPoolExecutor(CORES) as pool:
+        for record in pool.map(hash_password, passwords):
+            records.append(record)
+            if time.monotonic() - told > 1:
+                told = time.monotonic()
+                complain(f"Hashing passwords: {len(records)} of {len(passwords)}.")
+    return records
+
+
+def is_named(file: int, path: Path) -> bool:
+    """Tell whether an open file is still the one that has the name."""
+    return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))
+
+
+def write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def sync_folder(path: Path) -> None:
+    """Make a new name durable, where the system and the file system offer that."""
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(folder)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1489,33 +1946,45 @@ def show_address(host: str, port: int) -> str:
 
 
 class Server:
-    def __init__(self, options: argparse.Namespace, accounts: Accounts) -> None:
+    """A room that is open to the network."""
+
+    def __init__(self, options: argparse.Namespace, accounts: Accounts, display: Display) -> None:
         """Listen, and start what delivers. Raises OSError if it cannot."""
+        self.options = options
         self.listener = listen(options.host, options.port)
-        self.listener.setblocking(False)
-        self.post = Post()
-        self.courier = Courier(self.post)
-        self.room = Room(self.post, options.max_clients)
-        self.house = House(self.post, self.room, accounts, Failures(), make_hashers(), options.rate)
+        self.accounts = accounts
+        self.display = display
+        self.courier = Courier()
+        self.room = Room(self.courier, display, options.max_clients, options.history)
+        self.services = Services(
+            self.room,
+            self.courier,
+            display,
+            accounts,
+            Hashing(),
+            not options.no_newuser,
+            Allowance(BURST, 1 / options.rate if options.rate else 0.0),
+            Allowance(FAILURES, FAILURE_SECONDS),
+            Allowance(NEW_ACCOUNTS, FAILURE_SECONDS),
+        )
         self.stopping = False
+        self.closing = threading.Event()
         self.short_of_descriptors = False
         self.courier_thread = threading.Thread(target=self._run_courier, daemon=True)
-        self.wake_up, self.alarm = socket.socketpair()
+        self.wakeful, self.waker = socket.socketpair()
+        self.waker.setblocking(False)
         self.selector = selectors.DefaultSelector()
-        self.selector.register(self.wake_up, selectors.EVENT_READ)
+        self.selector.register(self.wakeful, selectors.EVENT_READ)
         self.selector.register(self.listener, selectors.EVENT_READ)
 
     def serve(self) -> bool:
         """Run the room until a signal stops it; return whether all went well."""
         self.courier_thread.start()
-        signal.signal(signal.SIGINT, self._on_signal)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        host, port = self.listener.getsockname()[:2]
-        self.post.show(
-            f"Chat room server on {show_address(host, port)}, room for {self.room.limit}. "
-            "Ctrl-C stops it."
-        )
-        self.post.wake()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        handle_signals(self._on_signal, self._on_hangup)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        for line in self._opening():
+            self.display.show(line)
         while not self.stopping and self.courier_thread.is_alive():
             now = time.monotonic()
             self.selector.select(self.room.expire(now) - now)
@@ -1523,18 +1992,62 @@ class Server:
                 self._accept_all()
         return self._stop()
 
+    def _opening(self) -> Iterator[str]:
+        """Yield the first lines on the display."""
+        host, port = self.listener.getsockname()[:2]
+        kept = f", last {self.options.history} lines kept" if self.options.history else ""
+        yield (
+            f"Chat room server on {show_address(host, port)}, "
+            f"room for {self.room.limit}{kept}. Ctrl-C stops it."
+        )
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
+            other_port = f" --port {port}" if port != PORT else ""
+            yield f"Others join with: python client.py --host {reached}{other_port}"
+            open_to_all = [name for name in SHIPPED if self.accounts.is_as_shipped(name)]
+            if open_to_all:
+                yield (
+                    f"Anyone can log in as {', '.join(open_to_all)}: "
+                    "they have the passwords that came with this program."
+                )
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
-        self.alarm.send(b"!")
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        if self.display.log is not None:
+            self.display.log.is_stale = True
 
     def _run_courier(self) -> None:
         try:
             self.courier.run()
         finally:
-            self.alarm.send(b"!")
+            self.waker.send(b"!")
+
+    def _watch(self) -> None:
+        """Look at users.txt while anybody is in, and at what strangers do. A thread of its own."""
+        generation = 0
+        while not self.closing.wait(WATCH_SECONDS):
+            self.display.tell_unshown()
+            if not self.room.users:
+                continue
+            self.accounts.tidy(self._hash_all)
+            if self.accounts.is_settled() and generation != self.accounts.generation:
+                generation = self.accounts.generation
+                self.room.show_the_door(self.accounts.records.__contains__)
+
+    def _hash_all(self, passwords: Sequence[str]) -> list[str]:
+        hashing = self.services.hashing
+        return [
+            hashing.run(Hashing.NEW_ACCOUNT, b"", partial(hash_password, password))
+            for password in passwords
+        ]
 
     def _accept_all(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.wakeful.setblocking(False)
+            self.wakeful.recv(4096)
         for _ in range(LOBBY):  # then back to look at the clock and for signals
             try:
                 connection, address = self.listener.accept()
@@ -1547,41 +2060,37 @@ class Server:
                 continue  # that connection is gone already, which concerns nobody else
             if self.short_of_descriptors:
                 self.short_of_descriptors = False
-                self.post.show("Accepting connections again.")
+                self.display.show("Accepting connections again.")
             self._start_session(connection, address)
 
     def _wait_for_descriptors(self, error: OSError) -> None:
         if not self.short_of_descriptors:
             self.short_of_descriptors = True
-            self.post.show(f"New connections have to wait: {error.strerror}.")
-            self.post.wake()
-        select.select([self.wake_up], [], [], ACCEPT_PAUSE)  # no event tells when they come back
+            self.display.show(f"New connections have to wait: {explain(error)}.")
+        select.select([self.wakeful], [], [], ACCEPT_PAUSE)  # no event tells when they come back
 
     def _start_session(self, connection: socket.socket, address: tuple[str, int]) -> None:
-        try:
-            configure(connection)
-        except OSError:  # reset before it was looked at
-            connection.close()
-            return
-        session = Session(self.house, connection, address)
-        self.room.arrive(session.member)
+        configure(connection)
+        session = Session(self.services, connection, *address[:2])
+        self.room.arrive(session.visitor)
         try:
             # threading.Thread waits for each to start, and keeps 3 kB for it that nobody asks for.
             _thread.start_new_thread(session.run, ())
         except RuntimeError as error:
-            self.post.show(f"Connection refused: {error}.", session.member.address)
-            self.room.leave(session.member, farewell="Denied. The server is busy.")
+            self.display.show_stranger(f"Connection refused: {error}.", session.visitor.address)
+            session.leave("Denied. The server is busy.")
             session.release()
 
     def _stop(self) -> bool:
         deadline = time.monotonic() + STOP_SECONDS
         went_well = self.courier_thread.is_alive()
+        self.closing.set()
         self.listener.close()
         self.room.close()
         self.courier.stop()
         self.courier_thread.join(STOP_SECONDS)
-        for scribe in self.courier.scribes:
-            scribe.close(max(0.2, deadline - time.monotonic()))
+        for writer in self.display.writers:
+            writer.close(max(0.2, deadline - time.monotonic()))
         return went_well
 
 
@@ -1590,28 +2099,71 @@ SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    """Return a socket that listens. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Of a name that leads to both, IPv4: `localhost` must suit the client's default.
+    family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
     both = host == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    listener = socket.create_server(
+        address[:2], family=family, backlog=LISTEN_BACKLOG, dualstack_ipv6=both
+    )
+    # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
+    set_option(listener, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    listener.setblocking(False)
+    return listener
 
 
 def configure(connection: socket.socket) -> None:
+    """Set each option on its own: a system that refuses one still has the others."""
     connection.setblocking(bool(DONT_WAIT))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE:
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in CONNECTION_OPTIONS:
+        level = socket.IPPROTO_TCP if name.startswith("TCP_") else socket.SOL_SOCKET
+        number = TCP_RTO_MAX_MS if name == "TCP_RTO_MAX_MS" else getattr(socket, name, None)
+        if number is not None:
+            set_option(connection, level, number, value)
+
+
+def set_option(connection: socket.socket, level: int, option: int, value: int) -> None:
+    with contextlib.suppress(OSError):  # refused, or reset before it was looked at
+        connection.setsockopt(level, option, value)
+
+
+def address_of_this_machine() -> str:
+    """Return the address that others reach this machine by, as well as that can be told."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which interface it would take
+        return str(probe.getsockname()[0])
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        for *_, address in socket.getaddrinfo(name, None, socket.AF_INET):
+            if not ipaddress.ip_address(address[0]).is_loopback:
+                return str(address[0])
+    return name
+
+
+Handler = Callable[[int, "FrameType | None"], None]
+
+
+def handle_signals(stop: Handler, hang_up: Handler) -> None:
+    """Stop at Ctrl-C, SIGTERM, Windows' Ctrl-Break and a closed terminal.
+
+    What was ignored at the start (nohup, a script's `&`) stays ignored. Without a terminal, SIGHUP
+    is logrotate's: it has the log opened again.
+    """
+    is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
+    handlers = {"SIGINT": stop, "SIGTERM": stop, "SIGBREAK": stop}
+    handlers["SIGHUP"] = stop if is_at_terminal else hang_up
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 # --------------------------------------------------------------------------------------------------
 # Main:
 #   1. read the options, and users.txt
 #   2. listen
-#   3. start the courier, and the scribes for the display and the log
+#   3. start the courier, and the writers for the display and the log
 #   4. accept, a thread for each connection, until Ctrl-C or SIGTERM
 #   5. tell everyone, deliver what is owed, close
 # --------------------------------------------------------------------------------------------------
@@ -1620,66 +2172,64 @@ def configure(connection: socket.socket) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; return the exit status: 0 after a signal, 1 if it cannot run."""
     options = parse_options(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until serve() has its own
+    if not hasattr(hashlib, "scrypt"):
+        complain("server.py: this Python was built without scrypt (hashlib). Use another one.")
+        return 1
+    handle_signals(signal.default_int_handler, signal.default_int_handler)  # until serve's own
     raise_descriptor_limit(options.max_clients)
     threading.stack_size(THREAD_STACK)
+    display = Display()
     try:
         accounts = Accounts(options.users, warn=complain)
-        accounts.load()
-        server = Server(options, accounts)
-        server.courier.scribes = open_scribes(options.log, server.post)
+        accounts.open()
+        server = Server(options, accounts, display)
+        display.open(options.log)
+        accounts.tell = display.show
     except AccountsError as error:
         complain(str(error))
         return 1
     except OSError as error:
         where = error.filename or show_address(options.host, options.port)
-        advice = "Stop what uses it, or choose another --port." if error.filename is None else ""
-        complain(f"server.py: {where}: {explain(error)}. {advice}".rstrip())
+        complain(f"server.py: {where}: {explain(error)}. {advice(error)}".rstrip())
         return 1
     except KeyboardInterrupt:
         return 0
     return 0 if server.serve() else 1
 
 
+Number = TypeVar("Number", int, float)
+
+
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="server.py", description="A chat room. Join it with client.py, or with nc."
+        prog="server.py",
+        description="A chat room. Join it with client.py, or with nc. "
+        "Accounts are kept in users.txt; anyone can make one with newuser.",
     )
-    parser.add_argument("--host", default=HOST, help=f"address to listen on (default {HOST})")
-    parser.add_argument(
-        "--port", default=PORT, type=number(int, 0, 65535), help=f"0 takes a free one ({PORT})"
-    )
-    parser.add_argument(
-        "--max-clients",
-        default=MAXCLIENTS,
-        type=number(int, 1, 1_000_000),
-        metavar="N",
-        help=f"users in the room ({MAXCLIENTS})",
-    )
-    parser.add_argument(
-        "--users", default=USERS, type=Path, metavar="FILE", help="accounts (users.txt beside this)"
-    )
-    parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="append what is shown, with time and address"
-    )
-    parser.add_argument(
-        "--rate",
-        default=RATE,
-        type=number(float, 0, 1_000_000),
-        help=f"lines a second from one connection past a burst of {BURST}; 0 lifts this ({RATE})",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    add = parser.add_argument
+    size, history = number(int, 1, 1_000_000), number(int, 0, 100_000)
+    add("--host", default=HOST, help=f"address to listen on ({HOST}); 0.0.0.0 for all")
+    add("--port", default=PORT, type=number(int, 0, 65535), help=f"0 takes a free one ({PORT})")
+    add("--max-clients", default=MAXCLIENTS, type=size, help=f"users in the room ({MAXCLIENTS})")
+    add("--users", default=USERS, type=Path, help="file of accounts (users.txt beside this)")
+    add("--log", type=Path, help="file to append what is shown to, with time and address")
+    pace = f"lines a second from a user past a burst of {BURST}; 0 lifts this ({RATE})"
+    add("--rate", default=RATE, type=number(float, 0, 1_000_000), help=pace)
+    add("--no-newuser", action="store_true", help="accept no new accounts")
+    kept = f"public lines that a joiner is told ({HISTORY})"
+    add("--history", default=HISTORY, type=history, help=kept)
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser.parse_args(arguments)
 
 
-def number(kind: type[int] | type[float], lowest: int, highest: int) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not lowest <= value <= highest:
-            raise ValueError
-        return value
+def number(kind: type[Number], lowest: int, highest: int) -> Callable[[str], Number]:
+    def convert(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            if lowest <= kind(text) <= highest:
+                return kind(text)
+        whole = "whole " if kind is int else ""
+        raise argparse.ArgumentTypeError(f"give a {whole}number from {lowest} to {highest}")
 
-    convert.__name__ = f"number from {lowest} to {highest}"  # argparse says: invalid ... value
     return convert
 
 
@@ -1689,33 +2239,31 @@ def raise_descriptor_limit(max_clients: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # macOS says that there is no hard limit, but refuses that as a soft one.
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, max_clients + 2 * LOBBY + 64)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    with contextlib.suppress(OSError, ValueError):  # then there are fewer
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def open_scribes(log: Path | None, post: Post) -> list[Scribe]:
-    """Return the writers of the display and the log. Raises OSError for the log's path."""
+def advice(error: OSError) -> str:
+    """Return what to do if the server cannot listen; "" if the error says all there is to say."""
+    is_name = isinstance(error, socket.gaierror)
+    return (
+        ""
+        if error.filename
+        else ADVICE.get(errno.EADDRNOTAVAIL if is_name else error.errno or 0, "")
+    )
 
-    def told(name: str) -> Callable[[OSError], None]:
-        def tell(error: OSError) -> None:
-            post.show(f"The {name} cannot be written: {error.strerror}.")
-            post.wake()
 
-        return tell
-
-    scribes = []
-    display: TextIO | None = sys.stdout  # None if the server was started without one
-    if display is not None:
-        stream = cast(RawIOBase, getattr(display.buffer, "raw", display.buffer))  # with python -u
-        scribes.append(Scribe(stream, display.encoding, display_format, told("display")))
-    if log is not None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        file = FileIO(os.open(log, flags, 0o600), "w")
-        scribes.append(Scribe(file, "utf-8", log_format, told("log")))
-    return scribes
+ADVICE = {
+    errno.EADDRINUSE: "Stop what uses it, or choose another --port.",
+    errno.EACCES: "Choose another --port, over 1023.",
+    errno.EADDRNOTAVAIL: "Give --host an address of this machine, or 0.0.0.0 for all it has.",
+}
 
 
 def complain(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # standard error is closed: nobody is there to be told
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
 
 
 def explain(error: OSError) -> str:
@@ -1726,5 +2274,4 @@ def explain(error: OSError) -> str:
 
 if __name__ == "__main__":
     exit_status = main()
-    sys.stderr.flush()
     os._exit(exit_status)  # an ordinary exit would first finish the hashes that are under way

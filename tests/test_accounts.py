@@ -11,12 +11,19 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import server
-from tests.helpers.process import SERVER, USERS, ServerProcess, child_environment, temporary_folder
+from tests.helpers.process import (
+    SERVER,
+    USERS,
+    ServerProcess,
+    child_environment,
+    temporary_folder,
+)
 
 KNOWN = (("Tom", "Tom11"), ("David", "David22"), ("Beth", "Beth33"))
 FAST_COST = (4, 1, 1)  # log2(N), r, p: what these tests are about is not the hash
@@ -38,7 +45,7 @@ class AccountsTest(unittest.TestCase):
             self.path.write_bytes(text.encode() if isinstance(text, str) else text)
         accounts = server.Accounts(self.path, self.warnings.append)
         self.stack.callback(accounts.close)
-        accounts.load()
+        accounts.open()
         return accounts
 
     def refusal(self, text: str | bytes) -> str:
@@ -82,11 +89,15 @@ class AccountsTest(unittest.TestCase):
                 server.parse_hash(record)
 
     def test_the_shipped_accounts_are_hashed_and_log_in(self) -> None:
-        self.assertNotRegex(USERS.read_text(), "|".join(password for _, password in KNOWN))
-        users = server.read_users(USERS.read_bytes(), "users.txt")
-        self.assertEqual(set(users.hashes), {userid for userid, _ in KNOWN})
+        """As they came; this clone's users.txt may be in use, and hold others."""
         for userid, password in KNOWN:
-            self.assertTrue(server.verify_password(password, users.hashes[userid]))
+            record = server.account_line(userid, f"$scrypt$ln=14,r=8,p=1${server.SHIPPED[userid]}")
+            accounts = self.load(record)
+            self.assertTrue(accounts.verify(userid, password))
+            self.assertTrue(accounts.is_as_shipped(userid))
+            accounts.close()
+        users = server.read_users(USERS.read_bytes(), "users.txt")
+        self.assertEqual(users.plain, {})
 
     # Reading.
 
@@ -192,7 +203,7 @@ class AccountsTest(unittest.TestCase):
         self.assertTrue(accounts.verify("Beth", "Beth33"))
         self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
         accounts.close()
-        self.assertEqual(set(self.load().hashes), {"Tom", "Beth", "Mike"})
+        self.assertEqual(set(self.load().records), {"Tom", "Beth", "Mike"})
         self.assertEqual(self.warnings, [])
 
     def test_a_line_torn_anywhere_is_set_aside_with_a_warning(self) -> None:
@@ -202,7 +213,7 @@ class AccountsTest(unittest.TestCase):
             with self.subTest(length=length):
                 self.warnings.clear()
                 accounts = self.load(whole + torn[:length])
-                self.assertEqual(set(accounts.hashes), {"Tom"})
+                self.assertEqual(set(accounts.records), {"Tom"})
                 self.assertEqual(len(self.warnings), 1)
                 self.assertIn("users.txt:2:", self.warnings[0])
                 accounts.close()
@@ -210,18 +221,64 @@ class AccountsTest(unittest.TestCase):
                 self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
                 accounts.close()
                 accounts = self.load()
-                self.assertEqual(set(accounts.hashes), {"Tom", "Mike"})
+                self.assertEqual(set(accounts.records), {"Tom", "Mike"})
                 accounts.close()
 
-    def test_a_plain_password_that_was_cut_short_is_not_kept_in_the_comment(self) -> None:
-        self.load("(Tom, Tom11)\n(Beth, Beth33")
-        self.assertIn("cut short by a crash: '(Beth'\n", self.path.read_text())
-        self.assertNotIn("Beth33", self.path.read_text())
+    def test_what_somebody_typed_wrongly_is_no_crash_and_stays(self) -> None:
+        for line, reason in (
+            ("(Anna Anna55)", "not an account; write (UserID, Password), or # before a comment."),
+            ("// note", "not an account; write (UserID, Password), or # before a comment."),
+            ("Tom,Tom11", "not an account; write (UserID, Password), or # before a comment."),
+            ("(Anna, Anna5", "not an account; write (UserID, Password), or # before a comment."),
+            (
+                "(Anna, Anna55789)",
+                "the second field is neither a password of 4 to 8 characters nor a scrypt hash.",
+            ),
+            ("(Anna, $scrypt$ln=9", "not an account; write (UserID, Password), or # before"),
+            (
+                "(An na, $scrypt$",
+                "not an account; write (UserID, Password), or # before a comment.",
+            ),
+        ):
+            with self.subTest(line=line):
+                text = f"# mine\n{line}"
+                self.assertIn(f"users.txt:2: {reason}", self.refusal(text))
+                self.assertEqual(self.path.read_text(), text)
+        text = "(Tom, Tom11)\r(Beth, Beth33)\r"
+        self.assertIn("users.txt:1: ", self.refusal(text))
+        self.assertEqual(self.path.read_bytes().decode(), text)
 
     def test_what_a_power_cut_left_as_nul_bytes_is_set_aside(self) -> None:
         accounts = self.load(b"(Tom, Tom11)\n(Mike, $scrypt$ln=14" + bytes(40) + b"\n")
-        self.assertEqual(set(accounts.hashes), {"Tom"})
+        self.assertEqual(set(accounts.records), {"Tom"})
         self.assertIn("users.txt:2:", self.warnings[0])
+        self.assertNotIn("\0", self.path.read_text())
+
+    def test_a_torn_line_where_the_file_cannot_be_replaced_is_cut_off(self) -> None:
+        torn = server.account_line("Mike", server.hash_password("Mike44"))[:30]
+        whole = server.account_line("Tom", server.hash_password("Tom11"))
+        with mock.patch("server.os.replace", side_effect=OSError(16, "Device or resource busy")):
+            accounts = self.load(whole + torn)
+            self.assertEqual(self.path.read_text(), whole)
+            self.assertTrue(accounts.add("Beth", server.hash_password("Beth33")))
+            accounts.close()
+            self.assertEqual(set(self.load().records), {"Tom", "Beth"})
+
+    def test_only_a_regular_file_will_do(self) -> None:
+        os.mkfifo(self.path)
+        with self.assertRaisesRegex(server.AccountsError, r"^users\.txt is no regular file\. "):
+            self.load()
+
+    def test_others_who_may_read_it_are_warned_of_and_shut_out_when_it_is_written(self) -> None:
+        for text in ("(Tom, Tom11)\n", server.account_line("Tom", server.hash_password("Tom11"))):
+            self.path.write_text(text)
+            self.path.chmod(0o644)
+            self.warnings.clear()
+            accounts = self.load()
+            self.assertEqual(len(self.warnings), int("Tom11" not in text))
+            accounts.add("Mike", server.hash_password("Mike44"))
+            self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
+            accounts.close()
 
     # Writing.
 
@@ -238,7 +295,7 @@ class AccountsTest(unittest.TestCase):
         accounts = self.load("(Tom, Tom11)\n")
         with mock.patch("server.os.fsync", wraps=os.fsync) as fsync:
             accounts.add("Mike", server.hash_password("Mike44"))
-        self.assertEqual(fsync.call_args_list, [mock.call(accounts.file)])
+        self.assertEqual(fsync.call_count, 1)
 
     def test_two_requests_for_one_name_have_one_winner(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
@@ -270,10 +327,10 @@ class AccountsTest(unittest.TestCase):
         with mock.patch("server.os.write", write_half), self.assertRaises(OSError):
             accounts.add("Mike", server.hash_password("Mike44"))
         self.assertEqual(self.path.read_bytes(), before)
-        self.assertNotIn("Mike", accounts.hashes)
+        self.assertNotIn("Mike", accounts.records)
         self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
 
-    def test_a_torn_line_that_could_not_be_cut_off_is_mended_at_the_next_newuser(self) -> None:
+    def test_a_torn_line_that_could_not_be_cut_off_is_told_and_newuser_goes_on(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
         real_write = os.write
 
@@ -287,16 +344,17 @@ class AccountsTest(unittest.TestCase):
             self.assertRaises(OSError),
         ):
             accounts.add("Mike", server.hash_password("Mike44"))
-        self.assertTrue(accounts.add("Beth", server.hash_password("Beth33")))
-        accounts.close()
-        self.assertEqual(set(self.load().hashes), {"Tom", "Beth"})
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            self.assertTrue(accounts.add("Beth", server.hash_password("Beth33")))
+        self.assertEqual(self.warnings, ["users.txt:2: the line has no end."])
+        self.assertEqual(set(accounts.records), {"Tom", "Beth"})
 
     def test_a_deleted_file_is_written_anew_with_every_account(self) -> None:
         accounts = self.load("(Tom, Tom11)\n(Beth, Beth33)\n")
         self.path.unlink()
         self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
         accounts.close()
-        self.assertEqual(set(self.load().hashes), {"Tom", "Beth", "Mike"})
+        self.assertEqual(set(self.load().records), {"Tom", "Beth", "Mike"})
 
     def test_a_disk_that_is_full_after_deletion_loses_no_account(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
@@ -306,31 +364,145 @@ class AccountsTest(unittest.TestCase):
             accounts.add("Mike", server.hash_password("Mike44"))
         self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
         accounts.close()
-        self.assertEqual(set(self.load().hashes), {"Tom", "Mike"})
+        self.assertEqual(set(self.load().records), {"Tom", "Mike"})
 
-    def test_what_an_administrator_adds_meanwhile_is_taken_in(self) -> None:
-        for how in ("appended", "replaced"):
-            with self.subTest(how=how):
-                accounts = self.load("(Tom, Tom11)\n")
-                text = self.path.read_text() + "(Beth, Beth33)\n"
-                if how == "replaced":
-                    self.path.with_name("new").write_text(text)
-                    self.path.with_name("new").replace(self.path)
-                else:
-                    self.path.write_text(text)
+    # Edited while the server runs.
+
+    def test_an_edit_counts_from_the_next_login_on_and_is_only_read(self) -> None:
+        for replaced in (False, True):
+            with self.subTest(replaced=replaced):
+                accounts = self.load("(Tom, Tom11)\n(David, David22)\n")
+                kept = self.path.read_text().splitlines()[0]
+                text = f"{kept}\n(Beth, Beth33)\n"
+                self.save(text, replaced)
+                self.assertTrue(accounts.verify("Beth", "Beth33"))
+                self.assertFalse(accounts.verify("Beth", "wrong"))
+                self.assertFalse(accounts.verify("David", "David22"))
+                accounts.tidy(self.no_hashing)
+                self.assertEqual(self.path.read_text(), text)
                 self.assertFalse(accounts.add("Beth", server.hash_password("other")))
                 self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
-                self.assertTrue(accounts.verify("Beth", "Beth33"))
-                self.assertNotIn("Beth33", self.path.read_text())
+                self.assertTrue(self.path.read_text().startswith(text + "(Mike, "))
                 accounts.close()
 
-    def test_a_file_broken_meanwhile_is_neither_written_nor_forgotten(self) -> None:
+    def save(self, text: str, replaced: bool = False) -> None:
+        """Save users.txt as an editor does: in place, or as a new file with the old name."""
+        target = self.path.with_name("new") if replaced else self.path
+        target.write_text(text)
+        target.replace(self.path)
+
+    def no_hashing(self, passwords: object) -> list[str]:
+        raise AssertionError(f"hashed too early: {passwords}")
+
+    def test_a_file_that_has_stayed_as_it_is_is_hashed(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
-        self.path.write_text("nonsense\n# more\n")
-        with self.assertRaisesRegex(server.AccountsError, "users.txt:1: not an account"):
-            accounts.add("Mike", server.hash_password("Mike44"))
-        self.assertEqual(self.path.read_text(), "nonsense\n# more\n")
+        self.save(self.path.read_text() + "# new\n(Beth, Beth33)\n(Mike, Mike44)")
+        accounts.refresh()
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertNotRegex(self.path.read_text(), "Beth33|Mike44")
+        self.assertTrue(accounts.verify("Beth", "Beth33"))
+        accounts.tidy(self.no_hashing)
+        accounts.close()
+        self.assertTrue(self.load().verify("Mike", "Mike44"))
+
+    def test_an_edit_while_passwords_are_hashed_is_not_overwritten(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        self.save("(Beth, Beth33)\n")
+        accounts.refresh()
+
+        def hash_slowly(passwords: Sequence[str]) -> list[str]:
+            self.save("(Anna, Anna11)\n(Beth, Beth33)\n")
+            return server.hash_passwords(passwords)
+
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(hash_slowly)
+            self.assertEqual(self.path.read_text(), "(Anna, Anna11)\n(Beth, Beth33)\n")
+            accounts.tidy(server.hash_passwords)
+        self.assertNotRegex(self.path.read_text(), "Anna11|Beth33")
+        self.assertTrue(accounts.verify("Anna", "Anna11"))
+
+    def test_a_mistake_is_told_once_for_each_state_and_what_was_before_goes_on(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        for text in ("nonsense\n# more\n", "(Beth, Beth33)\nnonsense\n"):
+            self.save(text)
+            self.warnings.clear()
+            for _ in range(3):
+                self.assertTrue(accounts.verify("Tom", "Tom11"))
+                self.assertFalse(accounts.verify("Beth", "Beth33"))
+            self.assertEqual(len(self.warnings), 1)
+            self.assertRegex(self.warnings[0], r"^users\.txt:[12]: not an account")
+            self.assertEqual(self.path.read_text(), text)
+
+    def test_while_it_runs_what_looks_torn_is_a_mistake_and_stays(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        text = self.path.read_text() + "(Beth, $scrypt$ln="
+        self.save(text)
         self.assertTrue(accounts.verify("Tom", "Tom11"))
+        self.assertEqual(self.warnings, ["users.txt:2: the line has no end."])
+        self.assertEqual(self.path.read_text(), text)
+
+    def test_newuser_waits_until_a_line_that_is_being_written_is_whole(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        with self.path.open("a") as editor:
+            editor.write("(Anna, An")
+            editor.flush()
+
+            def finish(_seconds: float) -> None:
+                editor.write("na11)\n")
+                editor.flush()
+
+            with mock.patch("server.time.sleep", finish):
+                self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        accounts.close()
+        self.assertEqual(set(self.load().records), {"Tom", "Anna", "Mike"})
+
+    def test_an_account_that_an_editor_did_not_know_is_put_back(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        before = self.path.read_text()
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        for comment in ("# one\n", "# one, two\n"):  # twice, before it could be put back
+            self.save(before + comment)
+            self.assertTrue(accounts.verify("Mike", "Mike44"))
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertIn("# one, two\n(Mike, ", self.path.read_text())
+        self.save(before)  # and now on purpose
+        self.assertFalse(accounts.verify("Mike", "Mike44"))
+
+    def test_the_next_newuser_puts_back_what_an_editor_did_not_know(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        before = self.path.read_text()
+        accounts.add("Mike", server.hash_password("Mike44"))
+        self.save(before, replaced=True)
+        accounts.add("Anna", server.hash_password("Anna11"))
+        accounts.close()
+        self.assertEqual(set(self.load().records), {"Tom", "Mike", "Anna"})
+
+    def test_an_older_account_that_is_gone_is_gone(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        before = self.path.read_text()
+        with mock.patch("server.time.time", return_value=time.time() - 11):
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.save(before)
+        self.assertFalse(accounts.verify("Mike", "Mike44"))
+
+    def test_where_it_cannot_be_replaced_plain_passwords_are_compared_and_all_else_goes_on(
+        self,
+    ) -> None:
+        busy = mock.patch("server.os.replace", side_effect=OSError(16, "Device or resource busy"))
+        text = "(Tom, Tom11)\n(Beth, Beth33)\n"
+        with busy:
+            accounts = self.load(text)
+            self.assertEqual(self.path.read_text(), text)
+            self.assertRegex(self.warnings[0], r"^users\.txt: it cannot be replaced \(Device or re")
+            self.assertTrue(accounts.verify("Beth", "Beth33"))
+            self.assertFalse(accounts.verify("Beth", "Beth34"))
+            self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+            accounts.tidy(self.no_hashing)
+            accounts.close()
+            self.assertEqual(set(self.load().records), {"Tom", "Beth", "Mike"})
+        self.assertEqual(list(self.folder.glob("*.new")), [])
 
     def test_a_change_while_an_account_is_synced_loses_none(self) -> None:
         real_sync = os.fsync
@@ -360,6 +532,7 @@ class AccountsTest(unittest.TestCase):
                         changes.pop()("(Anna, Anna11)\n")
 
                 accounts = self.load("(Tom, Tom11)\n")
+                accounts.recent.clear()
                 names = {"Mike", "Carl", "Dora"}
                 with mock.patch("server.os.fsync", sync):
                     for name in sorted(names):
@@ -369,7 +542,7 @@ class AccountsTest(unittest.TestCase):
                     names.add("Anna")
                 accounts.close()
                 accounts = self.load()
-                self.assertEqual(set(accounts.hashes), names | {"Tom"})
+                self.assertEqual(set(accounts.records), names | {"Tom"})
                 accounts.close()
 
     def test_an_unknown_user_costs_a_hash_like_the_others(self) -> None:
@@ -382,15 +555,42 @@ class AccountsTest(unittest.TestCase):
 
     def test_a_second_server_on_the_file_is_refused(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
-        with self.assertRaisesRegex(
-            server.AccountsError, r"^users\.txt is in use by another server\."
-        ):
+        in_use = r"^users\.txt is in use by another server\."
+        with self.assertRaisesRegex(server.AccountsError, in_use):
             self.load()
         accounts.add("Mike", server.hash_password("Mike44"))
-        with self.assertRaises(server.AccountsError):
-            self.load()
+        with self.assertRaisesRegex(server.AccountsError, in_use):
+            self.load("(Tom, Tom12)\n")
         accounts.close()
         self.load()
+
+    def test_without_a_lock_file_the_file_itself_is_locked(self) -> None:
+        whole = server.account_line("Tom", server.hash_password("Tom11"))
+        self.path.with_name(".users.txt.lock").mkdir()
+        self.load(whole)
+        with self.assertRaisesRegex(server.AccountsError, "in use by another server"):
+            self.load()
+
+    def test_a_file_system_without_locks_is_told_of_and_used(self) -> None:
+        assert server.fcntl is not None
+        with mock.patch("server.fcntl.flock", side_effect=OSError(37, "No locks available")):
+            self.assertTrue(self.load("(Tom, Tom11)\n").verify("Tom", "Tom11"))
+        self.assertEqual(
+            self.warnings,
+            ["users.txt: No locks available. See to it that no second server uses it."],
+        )
+
+    def test_a_folder_that_cannot_be_synced_is_done_without(self) -> None:
+        real_sync = os.fsync
+
+        def sync(file: int) -> None:
+            if stat.S_ISDIR(os.fstat(file).st_mode):
+                raise OSError(22, "Invalid argument")
+            real_sync(file)
+
+        with mock.patch("server.os.fsync", sync):
+            self.assertTrue(self.load("(Tom, Tom11)\n").verify("Tom", "Tom11"))
+        self.assertNotIn("Tom11", self.path.read_text())
 
 
 class StartTest(unittest.TestCase):
@@ -449,7 +649,9 @@ class StartTest(unittest.TestCase):
         self.path.mkdir()
         ended = self.run_server()
         self.assertEqual((ended.returncode, ended.stdout), (1, ""))
-        self.assertEqual(ended.stderr, "users.txt: Is a directory.\n")
+        self.assertEqual(
+            ended.stderr, "users.txt is no regular file. Name another one with --users.\n"
+        )
 
     def test_a_torn_line_is_a_warning_and_the_room_opens(self) -> None:
         self.path.write_text("(Tom, Tom11)\n(Mike, $scrypt$ln=14,r")
@@ -476,7 +678,7 @@ class StartTest(unittest.TestCase):
             finally:
                 server_process.stop()
         users = server.read_users(self.path.read_bytes(), "users.txt")
-        self.assertLessEqual(set(confirmed), set(users.hashes))
+        self.assertLessEqual(set(confirmed), set(users.records))
         server_process = ServerProcess(self.path)
         try:
             with server_process.connect() as talker:

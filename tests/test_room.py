@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import sys
 import threading
 import unittest
 from unittest import mock
@@ -11,55 +13,60 @@ import server
 
 
 class Listener:
-    """A member whose end of the connection the test holds."""
+    """A visitor whose end of the connection the test holds."""
 
-    def __init__(self, room: server.Room) -> None:
+    def __init__(self, room: server.Room, host: str = "192.0.2.1") -> None:
         self.room = room
         self.ours, theirs = socket.socketpair()
         self.ours.settimeout(15)
         self.lost: list[str] = []
-        self.member = server.Member(server.Outbox(theirs, self.lose), "192.0.2.1:9")
+        outbox = server.Outbox(theirs, self.lose)
+        self.visitor = server.Visitor(outbox, f"{host}:9", server.network_of(host))
 
-    def lose(self, how: str) -> None:
-        self.lost.append(how)
-        self.room.leave(self.member, how)
+    def lose(self, reason: str) -> None:
+        self.lost.append(reason)
+        self.room.leave(self.visitor, reason)
+
+    def arrive(self) -> Listener:
+        self.room.arrive(self.visitor)
+        return self
 
     def enter(self, userid: str) -> Listener:
-        self.room.arrive(self.member)
-        self.room.enter(self.member, userid)
+        self.arrive()
+        self.room.enter(self.visitor, userid)
         return self
 
     def release(self) -> None:
-        self.room.post.instruct(server.Action.RELEASE, self.member.outbox)
-        self.room.post.wake()
+        self.room.courier.release(self.visitor.outbox)
 
     def heard(self, size: int = 65536) -> list[str]:
         return self.ours.recv(size).decode().splitlines()
 
 
-class RoomTest(unittest.TestCase):
-    """Orders are posted, and the test itself has the courier make its rounds."""
+class RoomBase(unittest.TestCase):
+    """The test holds the courier's turn: orders are left, and the test itself makes the rounds."""
+
+    HISTORY = 0
 
     def setUp(self) -> None:
-        self.post = server.Post()
-        self.courier = server.Courier(self.post)
-        self.room = server.Room(self.post, 3)
+        self.courier = server.Courier()
+        self.courier.turn.acquire()
         self.shown: list[str] = []
-        scribe = mock.Mock()
-        scribe.write = lambda lines: self.shown.extend(server.display_format(x) for x in lines)
-        self.courier.scribes = [scribe]
+        display = server.Display()
+        display.writers = [mock.Mock(add=lambda entry: self.shown.append(entry[2]))]
+        self.room = server.Room(self.courier, display, 3, self.HISTORY)
         self.listeners: list[Listener] = []
         self.addCleanup(self.close_all)
 
     def close_all(self) -> None:
         for listener in self.listeners:
             listener.ours.close()
-            listener.member.outbox.connection.close()
-        for end in (self.courier.bell, self.courier.bell_rope, self.courier.selector):
+            listener.visitor.outbox.connection.close()
+        for end in (self.courier.waker, self.courier.wakeful, self.courier.selector):
             end.close()
 
-    def listener(self) -> Listener:
-        self.listeners.append(Listener(self.room))
+    def listener(self, host: str = "192.0.2.1") -> Listener:
+        self.listeners.append(Listener(self.room, host))
         return self.listeners[-1]
 
     def enter(self, *userids: str) -> list[Listener]:
@@ -71,14 +78,16 @@ class RoomTest(unittest.TestCase):
         self.shown.clear()
         return entered
 
+
+class RoomTest(RoomBase):
     def test_one_round_is_one_send_for_each_connection(self) -> None:
         tom, david, beth = self.enter("Tom", "David", "Beth")
-        spies = [mock.Mock(wraps=x.member.outbox.connection) for x in (tom, david, beth)]
+        spies = [mock.Mock(wraps=x.visitor.outbox.connection) for x in (tom, david, beth)]
         for listener, spy in zip((tom, david, beth), spies, strict=True):
-            listener.member.outbox.connection = spy
+            listener.visitor.outbox.connection = spy
         for number in range(10):
-            self.room.say(tom.member, f"line {number}")
-            self.room.tell(david.member, "Beth", f"secret {number}")
+            self.room.say(tom.visitor, f"line {number}")
+            self.room.tell(david.visitor, "Beth", f"secret {number}")
         self.courier._round()
         self.assertEqual([spy.send.call_count for spy in spies], [0, 1, 1])
         self.assertEqual(david.heard(), [f"Tom: line {number}" for number in range(10)])
@@ -88,16 +97,16 @@ class RoomTest(unittest.TestCase):
 
     def test_replies_and_room_lines_keep_their_order_within_a_round(self) -> None:
         tom, david = self.enter("Tom", "David")
-        self.room.list_users(tom.member)
-        self.room.say(david.member, "one")
-        self.room.list_users(tom.member)
-        self.room.say(tom.member, "two")
-        self.room.say(david.member, "three")
+        self.room.list_users(tom.visitor)
+        self.room.say(david.visitor, "one")
+        self.room.list_users(tom.visitor)
+        self.room.say(tom.visitor, "two")
+        self.room.say(david.visitor, "three")
         beth = self.listener().enter("Beth")
-        self.room.list_users(tom.member)
-        self.room.say(david.member, "four")
-        self.room.leave(david.member, farewell="David left.")
-        self.room.list_users(tom.member)
+        self.room.list_users(tom.visitor)
+        self.room.say(david.visitor, "four")
+        self.room.leave(david.visitor, farewell="David left.")
+        self.room.list_users(tom.visitor)
         self.courier._round()
         early = ["David, Tom", "David: one", "David, Tom", "David: three", "Beth joins."]
         late = ["Beth, David, Tom", "David: four", "David left.", "Beth, Tom"]
@@ -107,17 +116,17 @@ class RoomTest(unittest.TestCase):
 
     def test_a_new_member_hears_nothing_of_what_was_said_before(self) -> None:
         (tom,) = self.enter("Tom")
-        self.room.say(tom.member, "before")
+        self.room.say(tom.visitor, "before")
         david = self.listener().enter("David")
-        self.room.say(tom.member, "after")
+        self.room.say(tom.visitor, "after")
         self.courier._round()
         self.assertEqual(david.heard(), ["login confirmed", "Tom: after"])
 
     def test_who_has_left_hears_nothing_of_what_is_said_after(self) -> None:
         tom, david = self.enter("Tom", "David")
-        self.room.say(tom.member, "before")
-        self.room.leave(david.member, farewell="David left.")
-        self.room.say(tom.member, "after")
+        self.room.say(tom.visitor, "before")
+        self.room.leave(david.visitor, farewell="David left.")
+        self.room.say(tom.visitor, "after")
         self.courier._round()
         self.assertEqual(david.heard(), ["Tom: before", "David left."])
         self.assertEqual(david.heard(), [])  # our end is closed
@@ -125,21 +134,21 @@ class RoomTest(unittest.TestCase):
     def test_a_place_is_free_the_moment_its_user_leaves(self) -> None:
         tom, _, _ = self.enter("Tom", "David", "Beth")
         mike = self.listener()
-        self.room.arrive(mike.member)
+        self.room.arrive(mike.visitor)
         with self.assertRaisesRegex(
             server.Denied, r"^Denied\. The chat room is full \(3 of 3\)\.$"
         ):
-            self.room.enter(mike.member, "Mike")
-        self.room.leave(tom.member)
-        self.room.enter(mike.member, "Mike")
+            self.room.enter(mike.visitor, "Mike")
+        self.room.leave(tom.visitor)
+        self.room.enter(mike.visitor, "Mike")
         self.assertEqual(sorted(self.room.users), ["Beth", "David", "Mike"])
 
     def test_taking_over_a_full_room_is_not_heard(self) -> None:
         tom, david, beth = self.enter("Tom", "David", "Beth")
         newer = self.listener().enter("Tom")
-        self.room.leave(tom.member, " (connection lost)")  # its own reader, a moment later
-        self.room.list_users(newer.member)
-        self.room.say(newer.member, "still me")
+        self.room.leave(tom.visitor, "connection lost")  # its own reader, a moment later
+        self.room.list_users(newer.visitor)
+        self.room.say(newer.visitor, "still me")
         self.courier._round()
         self.assertEqual(tom.heard(), ["Denied. Tom logged in from another connection."])
         self.assertEqual(newer.heard(), ["login confirmed", "Beth, David, Tom"])
@@ -151,8 +160,8 @@ class RoomTest(unittest.TestCase):
 
     def test_leaving_twice_is_leaving_once(self) -> None:
         tom, david = self.enter("Tom", "David")
-        for how in ("", " (not reading)", " (connection lost)"):
-            self.room.leave(david.member, how)
+        for reason in ("", "not reading", "connection lost"):
+            self.room.leave(david.visitor, reason)
         self.courier._round()
         self.assertEqual(tom.heard(), ["David left."])
         self.assertEqual(self.shown, ["David logout."])
@@ -160,45 +169,75 @@ class RoomTest(unittest.TestCase):
     def test_who_has_gone_can_neither_speak_nor_enter(self) -> None:
         tom, david = self.enter("Tom", "David")
         late = self.listener()
-        self.room.arrive(late.member)
+        self.room.arrive(late.visitor)
         for listener in (david, late):
-            self.room.leave(listener.member)
-        self.room.say(david.member, "ghost")
-        self.room.tell(david.member, "Tom", "ghost")
-        self.room.enter(late.member, "Beth")
+            self.room.leave(listener.visitor)
+        self.room.say(david.visitor, "ghost")
+        self.room.tell(david.visitor, "Tom", "ghost")
+        self.room.enter(late.visitor, "Beth")
         self.courier._round()
         self.assertEqual(tom.heard(), ["David left."])
         self.assertEqual(sorted(self.room.users), ["Tom"])
 
-    def test_the_oldest_at_the_door_makes_room_for_a_newcomer(self) -> None:
-        waiting = [self.listener() for _ in range(server.LOBBY + 1)]
-        for listener in waiting:
-            self.room.arrive(listener.member)
+    def test_a_crowded_door_closes_one_of_the_address_that_has_most(self) -> None:
+        one, other = "192.0.2.1", "192.0.2.2"
+        waiting = [self.listener(one).arrive() for _ in range(server.LOBBY - 1)]
+        typing = self.listener(other).arrive()
+        for _ in range(3 * server.LOBBY):
+            waiting.append(self.listener(one).arrive())
         self.courier._round()
-        self.assertEqual(waiting[0].heard(), ["Denied. The server is busy."])
         self.assertEqual(len(self.room.lobby), server.LOBBY)
-        self.assertNotIn(waiting[0].member, self.room.lobby)
+        self.assertFalse(typing.visitor.gone)
+        evicted = next(listener for listener in waiting if listener.visitor.gone)
+        self.assertEqual(evicted.heard(), ["Denied. The server is busy."])
+
+    def test_whoever_is_evicted_cannot_be_counted_on(self) -> None:
+        choose = mock.Mock(side_effect=lambda crowd: crowd[17])
+        waiting = [self.listener().arrive() for _ in range(server.LOBBY)]
+        with mock.patch("server.random.choice", choose):
+            self.listener().arrive()
+        self.assertEqual([x for x in waiting if x.visitor.gone], [waiting[17]])
+
+    def test_who_waits_for_a_hash_is_not_evicted(self) -> None:
+        waiting = [self.listener().arrive() for _ in range(server.LOBBY)]
+        for listener in waiting[1:]:
+            listener.visitor.is_protected = True
+        self.listener("192.0.2.2").arrive().visitor.is_protected = True
+        self.assertTrue(waiting[0].visitor.gone)
+
+    def test_a_larger_room_has_a_larger_door(self) -> None:
+        self.room.limit = server.LOBBY + 50
+        waiting = [self.listener().arrive() for _ in range(server.LOBBY + 50)]
+        self.assertFalse(any(listener.visitor.gone for listener in waiting))
 
     def test_no_login_in_time_and_the_door_is_shut(self) -> None:
         early, late, inside = self.listener(), self.listener(), self.listener()
         for listener, arrived in ((early, 0.0), (inside, 0.0), (late, 10.0)):
-            self.room.arrive(listener.member)
-            listener.member.arrived = arrived
-        self.room.enter(inside.member, "Tom")
-        self.assertEqual(self.room.expire(299.9), 300.0)
-        self.assertEqual(self.room.expire(300.0), 310.0)
+            listener.arrive()
+            listener.visitor.arrived = arrived
+        self.room.enter(inside.visitor, "Tom")
+        self.assertEqual(self.room.expire(3599.9), 3600.0)
+        self.assertEqual(self.room.expire(3600.0), 3610.0)
         self.courier._round()
-        self.assertEqual(early.heard(), ["Denied. No login within 300 seconds."])
-        self.assertFalse(late.member.gone)
-        self.assertFalse(inside.member.gone)
+        self.assertEqual(early.heard(), ["Denied. No login within 60 minutes."])
+        self.assertFalse(late.visitor.gone)
+        self.assertFalse(inside.visitor.gone)
+
+    def test_whose_account_was_removed_is_told_and_leaves(self) -> None:
+        tom, david = self.enter("Tom", "David")
+        self.room.show_the_door({"Tom"}.__contains__)
+        self.courier._round()
+        self.assertEqual(david.heard(), ["Denied. Your account was removed."])
+        self.assertEqual(tom.heard(), ["David left."])
+        self.assertEqual(self.shown, ["David logout (account removed)."])
 
     def test_closing_tells_everyone_and_only_that(self) -> None:
         members = self.enter("Tom", "David")
         waiting = self.listener()
-        self.room.arrive(waiting.member)
+        self.room.arrive(waiting.visitor)
         self.room.close()
         after = self.listener()
-        self.room.arrive(after.member)
+        self.room.arrive(after.visitor)
         self.courier._round()
         for listener in (*members, waiting, after):
             self.assertEqual(listener.heard(), ["The server is shutting down."])
@@ -207,68 +246,163 @@ class RoomTest(unittest.TestCase):
         tom, david, beth = self.enter("Tom", "David", "Beth")
         lines = [f"{number} " + "x" * 250 for number in range(2000)]
         for line in lines:
-            self.room.say(tom.member, line)
+            self.room.say(tom.visitor, line)
             self.courier._round()
             self.assertEqual(beth.heard(), [f"Tom: {line}"])
-        outbox = david.member.outbox
-        self.assertGreater(outbox.waiting_size, 0)
+        outbox = david.visitor.outbox
+        self.assertGreater(len(outbox.waiting), 0)
         self.assertEqual(self.courier.stalled, {outbox})
         with david.ours.makefile("rb") as stream:
             for line in lines:
                 if outbox.waiting:
                     self.courier._flush(outbox)
                 self.assertEqual(stream.readline().decode(), f"Tom: {line}\n")
-        self.assertEqual((outbox.waiting_size, self.courier.stalled), (0, set()))
+        self.assertEqual((len(outbox.waiting), self.courier.stalled), (0, set()))
 
     def test_who_lets_a_mebibyte_wait_is_dropped(self) -> None:
         tom, david, beth = self.enter("Tom", "David", "Beth")
         while not david.lost:
-            self.room.say(tom.member, "x" * 256)
+            self.room.say(tom.visitor, "x" * 256)
             self.courier._round()
             beth.heard()
-            self.assertLessEqual(david.member.outbox.waiting_size, server.OUTBOX_LIMIT)
-        self.assertEqual(david.lost, [" (not reading)"])
+            self.assertLessEqual(len(david.visitor.outbox.waiting), server.OUTBOX_LIMIT)
+        self.assertEqual(david.lost, ["not reading"])
         self.courier._round()
         self.assertEqual(beth.heard(), ["David left."])
         self.assertEqual(self.shown[-1], "David logout (not reading).")
 
     def test_who_takes_nothing_for_half_a_minute_is_dropped(self) -> None:
         tom, david = self.enter("Tom", "David")
-        while not david.member.outbox.waiting:
-            self.room.say(tom.member, "x" * 256)
+        while not david.visitor.outbox.waiting:
+            self.room.say(tom.visitor, "x" * 256)
             self.courier._round()
-        deadline = david.member.outbox.deadline
+        deadline = david.visitor.outbox.deadline
         self.courier._expire(deadline - 0.1)
         self.assertEqual(david.lost, [])
         self.courier._expire(deadline)
-        self.assertEqual(david.lost, [" (not reading)"])
+        self.assertEqual(david.lost, ["not reading"])
 
     def test_a_socket_is_closed_only_after_its_reader_let_go(self) -> None:
         (tom,) = self.enter("Tom")
-        self.room.leave(tom.member, farewell="Tom left.")
+        self.room.leave(tom.visitor, farewell="Tom left.")
         self.courier._round()
         self.assertEqual((tom.heard(), tom.heard()), (["Tom left."], []))
-        self.assertNotEqual(tom.member.outbox.connection.fileno(), -1)
+        self.assertNotEqual(tom.visitor.outbox.connection.fileno(), -1)
         tom.release()
         self.courier._round()
-        self.assertEqual(tom.member.outbox.connection.fileno(), -1)
+        self.assertEqual(tom.visitor.outbox.connection.fileno(), -1)
         self.assertEqual((self.courier.outboxes, self.courier.timed), (set(), set()))
 
     def test_a_reader_that_waits_for_ever_is_woken_after_a_while(self) -> None:
         (tom,) = self.enter("Tom")
-        self.room.leave(tom.member)
+        self.room.leave(tom.visitor)
         self.courier._round()
-        self.courier._expire(tom.member.outbox.deadline)
-        self.assertEqual(tom.member.outbox.connection.recv(1), b"")  # at once, though nothing came
+        self.courier._expire(tom.visitor.outbox.deadline)
+        self.assertEqual(tom.visitor.outbox.connection.recv(1), b"")  # at once, though nothing came
 
     def test_readers_pause_while_the_courier_has_its_hands_full(self) -> None:
         (tom,) = self.enter("Tom")
-        for _ in range(server.POST_LIMIT + 1):
-            self.room.say(tom.member, "x")
-        paused = threading.Thread(target=self.post.pause)
+        for _ in range(server.BACKLOG_LIMIT + 1):
+            self.room.say(tom.visitor, "x")
+        paused = threading.Thread(target=self.courier.pause)
         paused.start()
-        paused.join(0.05)
-        self.assertTrue(paused.is_alive())
+        while not self.courier.pausing:
+            self.assertTrue(paused.is_alive())
         self.courier._round()
         paused.join(15)
         self.assertFalse(paused.is_alive())
+
+
+class TurnTest(unittest.TestCase):
+    """Whoever has left an order delivers it, if nobody else is at it."""
+
+    def setUp(self) -> None:
+        self.courier = server.Courier()
+        self.addCleanup(self.close_all)
+        self.ours, theirs = socket.socketpair()
+        self.ours.settimeout(15)
+        self.outbox = server.Outbox(theirs, lambda reason: None)
+
+    def close_all(self) -> None:
+        for end in (self.ours, self.outbox.connection, self.courier.waker, self.courier.wakeful):
+            end.close()
+        self.courier.selector.close()
+
+    def order(self, line: str) -> None:
+        self.courier.unicast(line, self.outbox)
+        self.courier.deliver()
+
+    def was_woken(self) -> bool:
+        return bool(select.select([self.courier.wakeful], [], [], 0)[0])
+
+    def test_a_line_is_on_its_way_when_deliver_returns_and_no_thread_was_woken(self) -> None:
+        self.courier.asleep = True
+        self.order("hello")
+        self.assertEqual(self.ours.recv(100, socket.MSG_DONTWAIT), b"hello\n")
+        self.assertFalse(self.was_woken())
+
+    def test_an_order_left_while_the_turn_is_taken_is_found_when_it_is_given_back(self) -> None:
+        self.courier.asleep = True
+        real_round = self.courier._round
+
+        def round_and_one_more_order() -> None:
+            real_round()
+            self.order("late")  # whose deliver() finds the turn taken
+
+        with mock.patch.object(self.courier, "_round", round_and_one_more_order):
+            self.order("early")
+        self.assertEqual(self.ours.recv(100, socket.MSG_DONTWAIT), b"early\n")
+        self.assertTrue(self.was_woken())
+        with self.courier.turn:
+            self.courier._work()
+        self.assertEqual(self.ours.recv(100, socket.MSG_DONTWAIT), b"late\n")
+
+    def test_a_socket_that_takes_no_more_wakes_the_thread_that_watches_it(self) -> None:
+        self.courier.asleep = True
+        while not self.outbox.waiting:
+            self.order("x" * 1000)
+        self.assertTrue(self.was_woken())
+
+    def test_what_waits_is_held_as_bytes_not_as_objects(self) -> None:
+        while not self.outbox.waiting:
+            self.order("x")
+        before = len(self.outbox.waiting)
+        for _ in range(1000):
+            self.order("x")
+        self.assertEqual(len(self.outbox.waiting), before + 2000)
+        self.assertLess(sys.getsizeof(self.outbox.waiting), 2 * len(self.outbox.waiting) + 4096)
+
+
+class HistoryTest(RoomBase):
+    HISTORY = 3
+
+    def test_a_joiner_gets_the_last_public_lines_and_then_what_follows(self) -> None:
+        (tom,) = self.enter("Tom")
+        with mock.patch("server.time.strftime", return_value="12:04"):
+            for number in range(5):
+                self.room.say(tom.visitor, f"line {number}")
+            self.room.tell(tom.visitor, "Tom", "a secret")
+        spy = mock.Mock(wraps=(beth := self.listener()).visitor.outbox.connection)
+        beth.visitor.outbox.connection = spy
+        beth.enter("Beth")
+        self.room.say(tom.visitor, "after")
+        self.courier._round()
+        kept = [f"Tom (at 12:04): line {number}" for number in (2, 3, 4)]
+        self.assertEqual(beth.heard(), ["login confirmed", *kept, "Tom: after"])
+        self.assertEqual(spy.send.call_count, 1)
+
+    def test_the_talk_is_forgotten_when_the_room_is_empty(self) -> None:
+        (tom,) = self.enter("Tom")
+        self.room.say(tom.visitor, "for us alone")
+        self.room.leave(tom.visitor)
+        beth = self.listener().enter("Beth")
+        self.courier._round()
+        self.assertEqual(beth.heard(), ["login confirmed"])
+
+    def test_it_is_bounded_in_bytes_too(self) -> None:
+        with mock.patch("server.HISTORY_BYTES", 100):
+            history = server.History(1000)
+            for _ in range(50):
+                history.keep("Tom", "\u5c71" * 10)
+                self.assertLessEqual(len("\n".join(history.lines()).encode()), 100)
+        self.assertGreaterEqual(len(history.lines()), 1)

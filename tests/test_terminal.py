@@ -15,8 +15,8 @@ import unittest
 from collections.abc import Iterator
 
 from tests.helpers.fake_server import PATIENCE, FakeServer
-from tests.helpers.terminal import CTRL, DELETE, DOWN, LEFT, UP, Terminal
 from tests.helpers.process import CLIENT
+from tests.helpers.terminal import CTRL, DELETE, DOWN, LEFT, UP, Terminal
 
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[@-~])")
 NO_TERMIOS = (

@@ -9,7 +9,7 @@ import threading
 import time
 import unittest
 
-from tests import cases
+from tests.helpers import cases
 from tests.helpers.grammar import IS_OLD, LOGIN_FIRST
 from tests.helpers.process import PATIENCE, ServerTest, altered_server, running_server
 from tests.helpers.talker import Talker

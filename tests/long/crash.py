@@ -454,7 +454,7 @@ def time_tells_nothing(quick: bool) -> str:
         users = folder / "users.txt"
         users.write_text(f"(Tom, {server.hash_password('secret')})\n")
         accounts = server.Accounts(users, warn=print)
-        accounts.load()
+        accounts.open()
         spent: dict[str, list[float]] = {"Tom": [], "Nobody": []}
         for _ in range(11 if quick else 41):
             for userid, seconds in spent.items():

@@ -24,8 +24,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.helpers.cases import CASES
 from tests.helpers import suite
+from tests.helpers.cases import CASES
 from tests.helpers.census import settle, take_census
 from tests.helpers.grammar import answered_at_the_door, understood
 from tests.helpers.process import (

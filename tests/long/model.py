@@ -24,8 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests import cases
-from tests.helpers import suite
+from tests.helpers import cases, suite
 from tests.helpers.census import HAS_PROC, Census, settle, take_census
 from tests.helpers.grammar import LOGIN_FIRST, Words, answered_at_the_door, understood
 from tests.helpers.process import (

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 import client
 import server
-from tests.helpers.cases import CASES
 from tests.helpers import suite
+from tests.helpers.cases import CASES
 from tests.helpers.grammar import understood
 from tests.helpers.process import CHEAP_HASH, temporary_folder
 
@@ -492,8 +492,8 @@ def only_defined_accounts_are_read(data: bytes) -> None:
         assert re.fullmatch(rf"users\.txt:{lawful}: [^\n]+", str(error)), (str(error), lawful)
         event("refused")
         return
-    event("read, torn" if users.torn else "read")
-    assert users.hashes == lawful, (users.hashes, lawful)
+    event("read, torn" if users.is_torn else "read")
+    assert users.records == lawful, (users.records, lawful)
 
 
 @given(records)
@@ -516,7 +516,7 @@ def hold_loaded(folder: Path, data: bytes) -> None:
     warnings: list[str] = []
     accounts = server.Accounts(path, warnings.append)
     try:
-        accounts.load()
+        accounts.open()
     except server.AccountsError as error:
         assert re.fullmatch(r"users\.txt:\d+: [^\n]+", str(error)), str(error)
         assert path.read_bytes() == data, "a file that was refused must stay as it is"
@@ -529,7 +529,7 @@ def hold_loaded(folder: Path, data: bytes) -> None:
     again = server.Accounts(path, warnings.append)
     again.load()
     again.close()
-    assert (again.hashes, path.read_bytes()) == (accounts.hashes, after), "loading twice differs"
+    assert (again.records, path.read_bytes()) == (accounts.records, after), "loading twice differs"
     hold_appended(path, after)
     assert path.stat().st_mode & 0o777 == 0o640
     assert os.listdir(folder) == ["users.txt"]
@@ -556,27 +556,27 @@ def hold_mended(before: bytes, after: bytes, torn: bool) -> None:
 def hold_appended(path: Path, before: bytes) -> None:
     """A new account goes behind all that is there, on a line of its own."""
     accounts = server.Accounts(path, print)
-    accounts.load()
-    known = dict(accounts.hashes)
+    accounts.open()
+    known = dict(accounts.records)
     assert accounts.add("Newcomer", CHEAP_HASH)
     assert not accounts.add("Newcomer", OTHER_HASH)
     accounts.close()
     after = path.read_bytes()
     assert after.startswith(before)
-    assert server.read_users(after, "users.txt").hashes == known | {"Newcomer": CHEAP_HASH}
+    assert server.read_users(after, "users.txt").records == known | {"Newcomer": CHEAP_HASH}
 
 
 def hold_verified(accounts: server.Accounts, data: bytes) -> None:
     """Every password that stood in the file in plain text is right, and another one wrong."""
     lawful = lawful_users(data)
     assert isinstance(lawful, dict)
-    assert list(accounts.hashes) == list(lawful)
+    assert list(accounts.records) == list(lawful)
     for userid, field in lawful.items():
         if len(field) <= 8:
             assert accounts.verify(userid, field)
             assert not accounts.verify(userid, field[::-1] + "x")
         else:
-            assert accounts.hashes[userid] == field
+            assert accounts.records[userid] == field
 
 
 @given(st.one_of(users_files, sound_files))

@@ -26,8 +26,8 @@ import pyte
 from wcwidth import wcwidth
 
 from tests.helpers.fake_server import PATIENCE, FakeServer
-from tests.helpers.terminal import CTRL, LEFT, Terminal
 from tests.helpers.process import CLIENT, child_environment
+from tests.helpers.terminal import CTRL, LEFT, Terminal
 
 ROWS = 24
 QUICK = False

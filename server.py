@@ -83,7 +83,7 @@ PORT = 14850
 USERS = Path(__file__).resolve().parent / "users.txt"
 RATE = 10.0  # lines a second that are read from one user past a burst; 0 lifts this
 HISTORY = 0  # public lines that a joiner is told
-VERSION = "1.1"
+VERSION = "1.0"
 
 MAX_LINE = 2048  # bytes, without the line end: 256 code points of 4 bytes fit twice
 READ_SIZE = 1024  # bytes for each read: every waiting thread holds so many, so they are few
@@ -174,7 +174,7 @@ TELNET = re.compile(
     re.DOTALL,
 )
 WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
-WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) [^ ]+")
+WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) (?:/|http)[^ ]*(?: [^ ]*)?")
 TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
 IAC, DO, DONT, WILL, WONT, INTERRUPT = b"\xff", b"\xfd", b"\xfe", b"\xfb", b"\xfc", b"\xff\xf4"
 

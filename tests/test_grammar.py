@@ -89,6 +89,7 @@ class GrammarTest(unittest.TestCase):
             b"POST /login HTTP/1.0",
             b"OPTIONS * HTTP/1.1",
             b"GET /" + b"x" * 3000,
+            b"GET /" + b"x" * 3000 + b" HTTP/1.1\r",
         ):
             self.assertTrue(server.is_web_request(line), line)
         for line in (
@@ -97,6 +98,8 @@ class GrammarTest(unittest.TestCase):
             b"send all HTTP/1.1 x HTTP/1.1",
             b"who",
             b"login " + b"x" * 3000,
+            b"x" * 3000,
+            b"x y" * 3000,
             b"\xff \xff HTTP/1.1",
         ):
             self.assertFalse(server.is_web_request(line), line)

@@ -121,7 +121,12 @@ class HashingTest(unittest.TestCase):
         self.busy = threading.Event()
         self.addCleanup(self.busy.set)
         began = threading.Event()
-        self.ask("first", 0, b"x", lambda: (began.set(), self.busy.wait(15)))
+
+        def keep_busy() -> None:
+            began.set()
+            self.busy.wait(15)
+
+        self.ask("first", 0, b"x", keep_busy)
         began.wait(15)
 
     def ask(self, name: str, kind: int, network: bytes, task: object = None) -> None:

@@ -216,7 +216,7 @@ class BugTest(ServerTest):
     def test_without_its_courier_the_server_ends_rather_than_stand_dumb(self) -> None:
         folder = self.enterContext(temporary_folder())
         write_cheap_users(folder / "users.txt", ["Tom"])
-        program = altered_server(patch="server.Courier._broadcast = None")
+        program = altered_server(patch="server.Courier.broadcast = None")
         running = ServerProcess(folder / "users.txt", program=program)
         try:
             with running.connect() as tom:

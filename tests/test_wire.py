@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
 import unittest
+from collections.abc import Callable
+from typing import ClassVar
 
 from tests.helpers import cases
-from tests.helpers.grammar import IS_OLD, LOGIN_FIRST
 from tests.helpers.process import PATIENCE, ServerTest, altered_server, running_server
 from tests.helpers.talker import Talker
 
@@ -36,15 +39,14 @@ class ReplyTest(ServerTest):
     def test_nothing_but_login_and_newuser_before_login(self) -> None:
         talker = self.connect(self.start())
         for command in ("who", "send all hi", "send Tom hi"):
-            self.assertEqual(talker.ask(command), LOGIN_FIRST)
+            self.assertEqual(talker.ask(command), cases.LOGIN_FIRST)
         talker.send("logout")
         self.assertEqual(talker.rest(), [])
 
-    @unittest.skipIf(IS_OLD, "server.py comes to this with issue 9")
     def test_send_and_who_before_login_ask_for_it_whatever_follows_the_word(self) -> None:
         talker = self.connect(self.start())
         for command in ("send", "send all", "SEND ab hi", "send all \x07", "who else"):
-            self.assertEqual(talker.ask(command), LOGIN_FIRST)
+            self.assertEqual(talker.ask(command), cases.LOGIN_FIRST)
         for command, refusal in (
             ("send all \udcff", "Denied. Not valid UTF-8."),
             ("send all " + "x" * 2048, "Denied. Line longer than 2048 bytes."),
@@ -75,7 +77,7 @@ class ReplyTest(ServerTest):
         self.assertEqual(mike.ask("login Mike secret"), "login confirmed")
 
     def test_wrong_passwords_cost_time_say_nothing_more_and_the_third_closes(self) -> None:
-        running = self.start(program=altered_server({"FAILURE_DELAY": 0.05}))
+        running = self.start(program=altered_server({"FAILURE_DELAY": 0.05, "STRANGER_SECONDS": 0}))
         talker = self.connect(running)
         wrong = "Denied. User name or password incorrect."
         began = time.monotonic()
@@ -83,12 +85,10 @@ class ReplyTest(ServerTest):
         self.assertEqual(talker.rest(), [wrong] * 3 + ["Denied. Too many failed logins."])
         self.assertGreaterEqual(time.monotonic() - began, 0.15)
         shown = [running.display.next() for _ in range(3)]
+        # What is typed in a name's place may be a password: only names that exist are shown.
         self.assertEqual(
             shown,
-            [
-                f"Login failed for {name} from {talker.address}."
-                for name in ("Tom", "Nobody", "tom")
-            ],
+            [f"Login failed{who} from {talker.address}." for who in (" for Tom", "", "")],
         )
 
     def test_the_same_user_elsewhere_takes_over_and_the_room_hears_nothing(self) -> None:
@@ -112,9 +112,253 @@ class ReplyTest(ServerTest):
     def test_bytes_that_are_not_text_cost_only_their_line(self) -> None:
         running = self.start()
         tom, david = self.login(running, "Tom", "David")
-        tom.send_bytes(b"send all \xff\xfe\nsend all \x1b[31mred\nsend all fine\n")
+        tom.send_bytes(b"send all \xc3\x28\nsend all \x1b[31mred\nsend all fine\n")
         tom.expect("Denied. Not valid UTF-8.", "Denied. Message must be printable text.")
         david.expect("Tom: fine")
+
+
+class DoorTest(ServerTest):
+    """Before login: who is let in, who is not, and what is said to those."""
+
+    WRONG = "Denied. User name or password incorrect."
+
+    def test_past_ten_failures_at_a_userid_its_address_waits_and_other_users_do_not(self) -> None:
+        running = self.start(program=altered_server({"FAILURE_DELAY": 0, "LOGIN_TRIES": 100}))
+        talker = self.connect(running)
+        for _ in range(10):
+            self.assertEqual(talker.ask("login Tom wrong"), self.WRONG)
+        refused = r"^Denied\. Too many failed logins, try again in [1-6] seconds\.$"
+        self.assertRegex(talker.ask("login Tom secret") or "", refused)
+        self.assertEqual(talker.ask("login Beth secret"), "login confirmed")
+
+    def test_a_right_password_is_no_failure(self) -> None:
+        running = self.start()
+        for _ in range(12):
+            self.login(running, "Tom")[0].close()
+
+    def test_past_its_accounts_an_address_is_refused_before_the_hash(self) -> None:
+        running = self.start(program=altered_server({"NEW_ACCOUNTS": 2, "HASH_COST": (1, 1, 1)}))
+        talker = self.connect(running)
+        created = "New user account created. Please login."
+        self.assertEqual(talker.ask("newuser Mike Mike44"), created)
+        self.assertEqual(talker.ask("newuser Mike Mike44"), "Denied. User account already exists.")
+        self.assertEqual(talker.ask("newuser Anna Anna55"), created)
+        refused = "Denied. Too many new accounts, try again in 6 seconds."
+        self.assertEqual(talker.ask("newuser Rosa Rosa66"), refused)
+        self.assertEqual(talker.ask("login Anna Anna55"), "login confirmed")
+
+    def test_no_new_accounts_if_so_asked(self) -> None:
+        talker = self.connect(self.start(options=("--no-newuser",)))
+        refused = "Denied. New accounts are not accepted."
+        self.assertEqual(talker.ask("newuser Mike Mike44"), refused)
+        self.assertEqual(talker.ask("login Tom secret"), "login confirmed")
+
+    def test_a_login_does_not_wait_for_what_its_address_has_used_up(self) -> None:
+        running = self.start(options=("--rate", "0.01"))
+        noisy = self.connect(running)
+        noisy.send(*["who"] * 21)
+        noisy.expect(*["Denied. Please login first."] * 20)
+        (beth,) = self.login(running, "Beth")
+        self.assertEqual(beth.ask("who"), "Beth")
+
+    def test_connecting_again_brings_no_new_burst(self) -> None:
+        running = self.start(options=("--rate", "0.01"))
+        (tom,) = self.login(running, "Tom")
+        tom.send(*["who"] * 12)
+        tom.expect(*["Tom"] * 12)
+        (newer,) = self.login(running, "Tom")
+        newer.send(*["who"] * 12)
+        newer.expect(*["Tom"] * 8)
+        newer.socket.settimeout(0.2)
+        self.assertRaises(TimeoutError, newer.line)
+
+    def test_a_web_page_is_not_obeyed_however_its_request_is_cut(self) -> None:
+        running = self.start()
+        long_line = "GET /" + "x" * 3000 + " HTTP/1.1"
+        for request in ("POST / HTTP/1.1", "GET /a?b HTTP/1.0", long_line):
+            for pieces in (1, 40):
+                with self.subTest(request=request[:20], pieces=pieces):
+                    talker = self.connect(running)
+                    body = "\r\n".join((request, "", "login Tom secret", "newuser Eve Eve4242", ""))
+                    step = len(body) // pieces + 1
+                    with contextlib.suppress(OSError):  # it may have been closed in the middle
+                        for start in range(0, len(body), step):
+                            talker.send_bytes(body[start : start + step].encode())
+                    self.assertEqual(talker.rest(), ["Denied. This is not a web server."])
+        (tom,) = self.login(running, "Tom")
+        self.assertEqual(tom.ask("who"), "Tom")
+        self.assertNotIn("Eve", running.users.read_text())
+
+    def test_a_tls_handshake_is_told_that_the_room_is_not_encrypted(self) -> None:
+        talker = self.connect(self.start())
+        talker.send_bytes(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        self.assertEqual(talker.rest(), ["Denied. This room is not encrypted."])
+
+    def test_strangers_get_a_line_a_second_and_the_rest_is_counted(self) -> None:
+        altered = altered_server({"FAILURE_DELAY": 0, "LOGIN_TRIES": 100, "STRANGER_SECONDS": 3600})
+        running = self.start(program=altered)
+        talker = self.connect(running)
+        for _ in range(5):
+            talker.ask("login Tom wrong")
+        self.login(running, "Beth")
+        shown = [running.display.next(), running.display.until(lambda line: "more" in line)]
+        self.assertEqual(shown[0], f"Login failed for Tom from {talker.address}.")
+        count = "(4 more failed logins and closed connections)"
+        if shown[1] != count:  # the watch came in between
+            shown.append(running.display.until(lambda line: "more" in line))
+            self.assertEqual(sum(int(line[1]) for line in shown[1:]), 4)
+
+    def test_a_password_typed_in_the_names_place_is_neither_shown_nor_logged(self) -> None:
+        running = self.start()
+        self.connect(running).ask("login David22 David")
+        line = running.display.until(lambda line: line.startswith("Login failed"))
+        self.assertNotIn("David22", line)
+
+
+class GoneTest(ServerTest):
+    """Gone means gone: what a connection had queued is dropped, and its place is free."""
+
+    def test_lines_that_were_queued_when_a_connection_was_reset_are_dropped(self) -> None:
+        running = self.start(options=("--rate", "20"))
+        tom, beth = self.login(running, "Tom", "Beth")
+        tom.send(*[f"send all {number}" for number in range(200)])
+        beth.expect("Tom: 0")
+        tom.reset()
+        heard = []
+        while (line := beth.line()) != "Tom left.":
+            heard.append(line)
+        self.assertLess(len(heard), 100)
+        running.display.until("Tom logout (connection lost).")
+
+    def test_no_more_than_eight_kibibytes_are_held_of_who_is_slowed_down(self) -> None:
+        running = self.start(options=("--rate", "0.01"))
+        (tom,) = self.login(running, "Tom")
+        tom.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        tom.send(*["who"] * 30)
+        tom.expect(*["Tom"] * 20)
+        tom.socket.settimeout(0.5)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent += tom.socket.send(b"send all a line that waits\n" * 8)
+        self.assertLess(sent, 24 * 1024)
+
+    def test_what_came_before_an_end_of_file_is_obeyed(self) -> None:
+        running = self.start(options=("--rate", "100"))
+        tom, beth = self.login(running, "Tom", "Beth")
+        tom.send(*[f"send all {number}" for number in range(60)])
+        tom.finish()
+        beth.expect(*[f"Tom: {number}" for number in range(60)], "Tom left.")
+        running.display.until("Tom logout.")
+
+    def test_a_reset_is_shown_as_one_though_a_send_has_met_it_first(self) -> None:
+        running = self.start(options=("--rate", "0", "--max-clients", "10"))
+        (beth,) = self.login(running, "Beth")
+        for _ in range(30):
+            with running.connect() as tom:
+                tom.send("login Tom secret")
+                tom.expect("login confirmed")
+                beth.send(*["send Tom x"] * 5)
+                tom.send("send all x", "who")
+                tom.reset()
+            while beth.line() != "Tom left.":
+                pass
+            line = running.display.until(lambda line: line.startswith("Tom logout"))
+            self.assertEqual(line, "Tom logout (connection lost).")
+
+
+class TelnetTest(ServerTest):
+    def test_puttys_opening_does_not_swallow_the_login_and_is_answered(self) -> None:
+        talker = self.connect(self.start())
+        opening = bytes.fromhex("fffb1ffffb20fffb18fffb27fffd01fffb03fffd03")
+        talker.send_bytes(opening + b"login Tom secret\r\0who\r\n")
+        line = talker.socket.makefile("rb").readline()
+        answers = bytes.fromhex("fffe1ffffe20fffe18fffe27fffc01fffe03fffc03")
+        self.assertEqual(line, answers + b"login confirmed\n")
+
+    def test_telnets_ctrl_c_drops_the_half_typed_line_and_is_answered(self) -> None:
+        running = self.start()
+        (tom,) = self.login(running, "Tom")
+        tom.send_bytes(b"send all hel\xff\xf4\xff")
+        tom.socket.send(b"\xfd", socket.MSG_OOB)  # Synch, as telnet sends it
+        tom.send_bytes(b"\x06who\r\n")
+        self.assertEqual(tom.socket.makefile("rb").readline(), b"\xff\xfc\x06Tom\n")
+
+    def test_negotiation_without_end_is_refused_like_any_overlong_line(self) -> None:
+        talker = self.connect(self.start(options=("--rate", "0")))
+        talker.send_bytes(b"\xff\xfd\x01" * 20_000 + b"\nwho\n")
+        data = b""
+        while b"login first" not in data:
+            data += talker.socket.recv(65536)
+        text = data.replace(b"\xff\xfc\x01", b"").decode()
+        refusals = "Denied. Line longer than 2048 bytes.\nDenied. Please login first."
+        self.assertEqual(text.strip(), refusals)
+        self.assertLess(data.count(b"\xff\xfc\x01"), 700)
+
+
+class HistoryTest(ServerTest):
+    def test_a_joiner_is_told_what_was_said_to_all(self) -> None:
+        running = self.start(options=("--history", "2"))
+        self.assertIn("room for 3, last 2 lines kept. Ctrl-C", running.display.seen[0])
+        tom, david = self.login(running, "Tom", "David")
+        tom.send("send all one", "send David psst", "send all two", "send all three")
+        david.expect("Tom: one", "Tom (to David): psst", "Tom: two", "Tom: three")
+        (beth,) = self.login(running, "Beth")
+        for message in ("two", "three"):
+            self.assertRegex(beth.line() or "", rf"^Tom \(at \d\d:\d\d\): {message}$")
+        self.assertEqual(beth.ask("who"), "Beth, David, Tom")
+
+
+class EditedTest(ServerTest):
+    """The one who looks after the room has users.txt and an editor."""
+
+    QUICK: ClassVar[dict[str, object]] = {
+        "WATCH_SECONDS": 0.02,
+        "SETTLED_SECONDS": 0.1,
+        "HASH_COST": (1, 1, 1),
+    }
+
+    def test_whose_account_is_removed_is_shown_the_door(self) -> None:
+        running = self.start(program=altered_server(self.QUICK))
+        tom, david = self.login(running, "Tom", "David")
+        kept = [line for line in running.users.read_text().splitlines() if "(David," not in line]
+        running.users.write_text("\n".join(kept) + "\n")
+        self.assertEqual(david.rest(), ["Denied. Your account was removed."])
+        tom.expect("David left.")
+        running.display.until("David logout (account removed).")
+        with self.connect(running) as again:
+            refusal = "Denied. User name or password incorrect."
+            self.assertEqual(again.ask("login David secret"), refusal)
+
+    def test_an_account_that_was_added_logs_in_and_is_hashed(self) -> None:
+        running = self.start(program=altered_server(self.QUICK))
+        with running.users.open("a") as file:
+            file.write("(Mike, Mike44)\n")
+        (mike,) = [self.connect(running)]
+        self.assertEqual(mike.ask("login Mike Mike44"), "login confirmed")
+        wait_until(lambda: "Mike44" not in running.users.read_text())
+        self.assertEqual(mike.ask("who"), "Mike")
+        (again,) = [self.connect(running)]
+        self.assertEqual(again.ask("login Mike Mike44"), "login confirmed")
+
+    def test_a_mistake_is_displayed_and_the_room_goes_on(self) -> None:
+        running = self.start(program=altered_server(self.QUICK))
+        (tom,) = self.login(running, "Tom")
+        with running.users.open("a") as file:
+            file.write("Mike Mike44\n")
+        reason = "not an account; write (UserID, Password), or # before a comment."
+        running.display.until(f"users.txt:4: {reason}")
+        self.assertEqual(tom.ask("who"), "Tom")
+        self.login(running, "Beth")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("it never came to be")
+        time.sleep(0.01)
 
 
 class WireTest(ServerTest):

@@ -141,7 +141,7 @@ class ServerProcess:
         if first is None:
             raise AssertionError(f"the server did not start: {self.errors.rest()}")
         found = re.fullmatch(
-            r"Chat room server on (.+):(\d+), room for \d+\. Ctrl-C stops it\.", first
+            r"Chat room server on (.+):(\d+), room for \d+(, .*)?\. Ctrl-C stops it\.", first
         )
         assert found, first
         self.host = found.group(1).strip("[]")
@@ -176,6 +176,7 @@ class ServerProcess:
 
 def write_cheap_users(path: Path, userids: Sequence[str]) -> None:
     """Write accounts whose password is CHEAP_PASSWORD and whose hash costs next to nothing."""
+    path.touch(0o600)
     path.write_text("".join(f"({userid}, {CHEAP_HASH})\n" for userid in userids))
 
 

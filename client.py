@@ -35,7 +35,9 @@ import re
 import select
 import signal
 import socket
+import struct
 import threading
+import time
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -56,7 +58,9 @@ LONGEST_SHOWN = 256 * 1024  # characters; a longer line is shown in pieces: memo
 MAX_HISTORY = 1000  # lines
 CONNECT_WAIT = 10.0  # seconds
 LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after logout...
-SLOWEST_PACE = 5  # ...and more: lines a second that it reads at least, when a flood slowed it down
+PACED_FROM = 20  # lines: what is sent beyond these at a time, a server reads slowly...
+SLOWEST_PACE = 5  # ...but at least so many lines a second, so that it may take longer to log out
+SEND_BUFFER = 4096  # bytes (Linux takes twice that): what is in it, Ctrl-C cannot call back
 
 HELP = """\
 login UserID Password    join the room (without a password: it is asked for unseen)
@@ -397,6 +401,8 @@ class Terminal:
         self.waker, self.waiting = socket.socketpair()
         self.waker.setblocking(False)
         self.waiting.setblocking(False)
+        # Without this, a signal just before a wait would only be seen after it.
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
 
     def take(self) -> None:
         """Have every key as it is pressed, and nothing done by the terminal itself."""
@@ -445,7 +451,6 @@ class Terminal:
 
     def note_signals(self, *numbers: signal.Signals) -> None:
         """Let `wait` return these signals instead of doing what they would do."""
-        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             set_handler(number, lambda _number, _frame: None)
 
@@ -453,13 +458,16 @@ class Terminal:
         """Have `wait` return GONE. For any thread."""
         self.waker.send(bytes([GONE]))
 
-    def wait(self, keyboard: bool, timeout: float | None = None) -> tuple[bool, bytes]:
-        """Wait to be woken, or for `keyboard`, for `timeout` seconds or for ever.
+    def wait(
+        self, keyboard: bool, sending: socket.socket | None = None, timeout: float | None = None
+    ) -> tuple[bool, bytes]:
+        """Wait to be woken, for `keyboard`, or until `sending` takes more.
 
-        Return whether standard input can be read, and the numbers it was woken with.
+        timeout: in seconds, None for ever. Return whether standard input can be read, and the
+        numbers that this was woken with.
         """
         watched = [self.waiting.fileno()] + [0] * keyboard
-        ready = select.select(watched, [], [], timeout)[0]
+        ready = select.select(watched, [sending] if sending else [], [], timeout)[0]
         woken_with = self.waiting.recv(4096) if self.waiting.fileno() in ready else b""
         return 0 in ready, woken_with
 
@@ -651,6 +659,8 @@ class Editor:
         self.keyboard = Keyboard()
         self.history = History()
         self.typed_ahead: deque[str | Action] = deque()
+        self.is_interrupted = False  # there may be a Ctrl-C among the keys typed ahead
+        self.is_hung_up = False
         self.last_key: str | Action | None = None
         self.prompt = ""
         self.is_hidden = False
@@ -683,8 +693,24 @@ class Editor:
                 self.press(self.typed_ahead.popleft())
                 if self.is_done:
                     return self.result
+            self.is_interrupted = False
             self.draw()
             self.wait_for_keys()
+
+    def wait_to_send(self, connection: socket.socket) -> bool:
+        """Wait until the connection takes more, or for keys; tell whether Ctrl-C was among them.
+
+        It drops all keys before it. Raises Gone.
+        """
+        if not self.is_interrupted:
+            self.wait_for_keys(connection)
+        if not (self.is_interrupted and Editor.interrupt in self.typed_ahead):
+            self.is_interrupted = False
+            return False
+        while self.typed_ahead.popleft() != Editor.interrupt:
+            pass
+        self.screen.finish("", "^C")
+        return True
 
     def start_line(self) -> None:
         self.is_done = False
@@ -696,18 +722,23 @@ class Editor:
         self.screen.finish(self.prompt, mark if self.is_hidden else self.line.text + mark)
         self.is_done, self.result = True, result
 
-    def wait_for_keys(self) -> None:
-        can_read, woken_with = self.terminal.wait(keyboard=True)
+    def wait_for_keys(self, sending: socket.socket | None = None) -> None:
+        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
         if GONE in woken_with:
             raise Gone
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
             self.take_terminal()
         if signal.SIGINT in woken_with:
-            self.typed_ahead.append(Editor.interrupt)
+            self.take_keys([Editor.interrupt])
         if can_read:
             data = self.terminal.read()
-            self.typed_ahead.extend(self.keyboard.keys(data) if data else [Editor.hang_up])
+            self.is_hung_up = not data
+            self.take_keys(self.keyboard.keys(data) if data else [Editor.hang_up])
         # A new window size needs nothing but the next draw.
+
+    def take_keys(self, keys: list[str | Action]) -> None:
+        self.typed_ahead.extend(keys)
+        self.is_interrupted = self.is_interrupted or Editor.interrupt in keys
 
     def draw(self) -> None:
         if self.is_hidden:
@@ -942,6 +973,12 @@ class PlainLines:
         finally:
             self.terminal.give_back()
 
+    def wait_to_send(self, connection: socket.socket) -> bool:
+        """Wait until the connection takes more. Raises Gone."""
+        if GONE in self.terminal.wait(keyboard=False, sending=connection)[1]:
+            raise Gone
+        return False
+
     def read_more(self) -> None:
         if HAS_TERMIOS:  # else the read is all that can be waited for
             can_read, woken_with = self.terminal.wait(keyboard=True)
@@ -970,6 +1007,8 @@ def ask_password(prompt: str) -> bytes | None:
 
 # --------------------------------------------------------------------------------------------------
 # Connection: the socket, and the receiver, the one thread that reads it. The main thread writes.
+# Whatever ends the client but a logout is a reset: what a killed client has typed ahead is dropped,
+# here and at the server, instead of being said over the next minutes.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -977,18 +1016,27 @@ class Connection:
     """A connection to a server, from connecting to its end.
 
     has_ended: set by the receiver when nothing more will arrive, with `failure` to tell what ended
-    it, if that was not the server's close.
+    it, if that was not the server's close. unsent: what the socket has not taken yet.
     """
 
     def __init__(self, host: str, port: int) -> None:
         """Raises OSError, or UnicodeError for a name that cannot be one."""
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
-        self.socket.settimeout(None)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.lines_sent = 0
+        self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
+        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        self.set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.unsent = b""
+        self.is_under_way = False  # a part of the first unsent line has been taken
+        self.backlog = 0.0  # what `lines_unread` was when the last line was sent,
+        self.last_sent = 0.0  # in time.monotonic's seconds
         self.has_ended = False
         self.failure: Exception | None = None
+
+    def set_option(self, level: int, option: int, value: int | bytes) -> None:
+        with contextlib.suppress(OSError):  # each only makes things better
+            self.socket.setsockopt(level, option, value)
 
     def start(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
         """Have the receiver call `show` with all lines that are there at a time, `end` at last."""
@@ -1005,22 +1053,58 @@ class Connection:
             self.failure = error
         finally:
             self.has_ended = True
-            with contextlib.suppress(OSError):  # the other side may have done so
-                self.socket.shutdown(socket.SHUT_RDWR)  # or the main thread may send for ever
             end()
 
     def send(self, line: bytes) -> None:
-        self.lines_sent += 1
-        # If it fails, the connection is gone, and the receiver tells once it has shown the rest.
-        with contextlib.suppress(OSError):
-            self.socket.sendall(line + b"\n")
+        """Have a line sent as soon as the socket takes it: see `flush`."""
+        self.backlog = self.lines_unread() + 1
+        self.last_sent = time.monotonic()
+        self.unsent += line + b"\n"
+        self.flush()
 
-    def finish(self) -> float:
-        """Log out; return how many seconds the server may take to answer that."""
+    def lines_unread(self) -> float:
+        """Return how many lines the server has not read yet, if it reads at SLOWEST_PACE."""
+        read_since = (time.monotonic() - self.last_sent) * SLOWEST_PACE
+        return max(0.0, self.backlog - read_since)
+
+    def flush(self) -> None:
+        """Send what the socket takes now."""
+        if not self.unsent:
+            return
+        try:
+            count = self.socket.send(self.unsent)
+        except BlockingIOError:
+            return
+        except OSError:  # gone: the receiver tells, once it has shown what had arrived
+            self.unsent = b""
+            return
+        self.is_under_way = count < len(self.unsent) and self.unsent[count - 1 : count] != b"\n"
+        self.unsent = self.unsent[count:]
+
+    def drop_unsent(self) -> None:
+        """Forget what has not been sent, but for the rest of a line that is under way."""
+        rest, end, _ = self.unsent.partition(b"\n")
+        self.unsent = rest + end if self.is_under_way else b""
+
+    def log_out(self) -> float:
+        """Ask to be logged out; return how many seconds the server may take to answer that."""
+        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ALL_AT_CLOSE)
         self.send(b"logout")
+        return LOGOUT_WAIT + max(0.0, self.backlog - PACED_FROM) / SLOWEST_PACE
+
+    def end_sending(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
-        return LOGOUT_WAIT + self.lines_sent / SLOWEST_PACE
+
+    def reset(self) -> None:
+        """Have what the server has not read yet dropped at both ends, as the process ends."""
+        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+
+
+# struct linger: on or off, and seconds; its fields are shorter on Windows.
+LINGER = "hh" if sys.platform == "win32" else "ii"
+RESET_AT_CLOSE = struct.pack(LINGER, 1, 0)
+SEND_ALL_AT_CLOSE = struct.pack(LINGER, 0, 0)
 
 
 def batches(connection: socket.socket) -> Iterator[list[str]]:
@@ -1030,7 +1114,7 @@ def batches(connection: socket.socket) -> Iterator[list[str]]:
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     rest = ""
-    while data := connection.recv(65536):
+    while data := receive_some(connection):
         *lines, rest = (rest + decoder.decode(data)).split("\n")
         while len(rest) > LONGEST_SHOWN:
             lines.append(rest[:LONGEST_SHOWN])
@@ -1040,6 +1124,11 @@ def batches(connection: socket.socket) -> Iterator[list[str]]:
     rest += decoder.decode(b"", True)
     if rest:
         yield [rest]
+
+
+def receive_some(connection: socket.socket) -> bytes:
+    select.select([connection], [], [])
+    return connection.recv(65536)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1113,6 +1202,7 @@ class Client:
             if self.is_editing
             else PlainLines(self.screen, self.terminal)
         )
+        self.has_dropped = False  # Ctrl-C has dropped lines, and none was sent since
         self.is_leaving = False
         self.failure: Exception | None = None  # what ended the connection, but for a logout
 
@@ -1172,7 +1262,24 @@ class Client:
             return False
         if command:
             self.room.ask(command)
-            self.connection.send(text.encode())
+            return self.send(text.encode())
+        return True
+
+    def send(self, line: bytes) -> bool:
+        """Send a line; tell whether to go on. Raises Gone.
+
+        The keyboard is read while it waits to be sent, so that Ctrl-C is seen at once and drops it,
+        with all that was typed behind it. A second Ctrl-C does not wait for anything.
+        """
+        self.connection.send(line)
+        self.has_dropped = False
+        while self.connection.unsent:
+            if self.reader.wait_to_send(self.connection.socket):
+                if self.has_dropped:
+                    return False
+                self.connection.drop_unsent()
+                self.has_dropped = True
+            self.connection.flush()
         return True
 
     def lacks_password(self, words: list[str]) -> bool:
@@ -1205,16 +1312,30 @@ class Client:
         """
         if self.connection.has_ended:
             raise Gone
+        if self.has_dropped and self.connection.lines_unread():
+            return  # what is still on its way would be obeyed before the logout
         self.is_leaving = True
         self.reader.give_terminal_back()  # Ctrl-C is a signal again
-        seconds = self.connection.finish()
-        patience = seconds if self.terminal.is_terminal else None
-        while woken_with := self.terminal.wait(keyboard=False, timeout=patience)[1]:
+        patience = self.connection.log_out()
+        deadline = time.monotonic() + patience if self.terminal.is_terminal else None
+        if self.is_logged_out(deadline):
+            self.failure = self.connection.failure
+        else:
+            self.connection.reset()
+
+    def is_logged_out(self, deadline: float | None) -> bool:
+        """Wait for the end of the connection; tell if it came before the deadline and Ctrl-C."""
+        while True:
+            sending = self.connection.socket if self.connection.unsent else None
+            if not sending:
+                self.connection.end_sending()
+            seconds = max(0.0, deadline - time.monotonic()) if deadline else None
+            woken_with = self.terminal.wait(keyboard=False, sending=sending, timeout=seconds)[1]
             if GONE in woken_with:
-                self.failure = self.connection.failure
-                return
-            if signal.SIGINT in woken_with:
-                return
+                return True
+            if signal.SIGINT in woken_with or seconds == 0:
+                return False
+            self.connection.flush()
 
     def show(self, lines: list[str]) -> None:
         """Show lines from the server. For the receiver."""

@@ -279,6 +279,48 @@ class BatchesTest(unittest.TestCase):
         self.assertEqual(lines[-1], "last")
 
 
+class ConnectionTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.server = self.enterContext(FakeServer(4096))
+        self.connection = client.Connection("127.0.0.1", self.server.port)
+        self.addCleanup(self.connection.socket.close)
+        self.server.accept()
+
+    def test_only_a_line_under_way_cannot_be_dropped(self) -> None:
+        lines: list[str] = []
+        while not self.connection.unsent:
+            lines.append(f"send all {len(lines)} {'x' * 200}")
+            self.connection.send(lines[-1].encode())
+        is_under_way = self.connection.unsent != lines[-1].encode() + b"\n"
+        self.connection.send(b"who")
+        self.connection.drop_unsent()
+        self.assertNotIn(b"who", self.connection.unsent)
+        self.assertEqual(bool(self.connection.unsent), is_under_way)
+        heard = [self.server.hear() for _ in lines[:-1]]
+        self.assertEqual(heard, lines[:-1])
+        self.connection.flush()
+        self.connection.send(b"logout")
+        rest = [lines[-1], "logout"] if is_under_way else ["logout"]
+        self.assertEqual([self.server.hear() for _ in rest], rest)
+
+    def test_closing_is_a_reset_until_the_logout(self) -> None:
+        self.connection.socket.close()
+        self.server.hear_reset()
+
+    def test_a_logout_is_given_five_seconds_and_more_behind_a_flood(self) -> None:
+        for lines, seconds in ((0, 5.0), (10, 5.0), (119, 25.0)):
+            with self.subTest(lines=lines), FakeServer() as server:
+                connection = client.Connection("127.0.0.1", server.port)
+                server.accept()
+                for _ in range(lines):
+                    connection.send(b"who")
+                    self.assertEqual(server.hear(), "who")
+                self.assertAlmostEqual(connection.log_out(), seconds, delta=1)
+                connection.end_sending()
+                self.assertEqual(server.hear_all(), ["logout"])
+                connection.socket.close()
+
+
 class ClientProcess:
     """client.py with pipes for standard input and output, connected to a fake server."""
 
@@ -472,7 +514,7 @@ class PipeTest(unittest.TestCase):
         with tempfile.TemporaryFile() as script:
             script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 400_000)
             script.seek(0)
-            with FakeServer() as server, ClientProcess(server, script.fileno()) as process:
+            with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
                 assert process.process.stdout is not None
                 process.process.stdout.close()
                 process.process.stdout = None
@@ -500,6 +542,29 @@ class PipeTest(unittest.TestCase):
             process.process.send_signal(signal.SIGINT)
             status, _, errors = process.finish()
             self.assertEqual((status, errors), (-signal.SIGINT, b""))
+            self.assertEqual(server.hear_reset(), [])
+
+    def test_a_killed_client_is_a_reset_and_holds_back_little_of_what_was_typed(self) -> None:
+        with tempfile.TemporaryFile() as script:
+            script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 100_000)
+            script.seek(0)
+            with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
+                wait_until_full(server.client)
+                process.process.kill()
+                process.process.wait()
+                lines = server.hear_reset()
+        self.assertLess(sum(len(line) + 1 for line in lines), 16 * 1024)
+
+    def test_the_end_of_input_is_no_reset_however_slowly_the_server_reads(self) -> None:
+        lines = [f"send all {number}" for number in range(5000)]
+        with FakeServer(4096) as server, ClientProcess(server) as process:
+            assert process.process.stdin is not None
+            process.type(LOGIN + "\n".join(lines).encode())
+            process.process.stdin.close()
+            process.process.stdin = None
+            self.assertEqual(server.hear_all(), ["login Tom Tom11", *lines, "logout"])
+            server.die()
+            self.assertEqual(process.finish()[0], 0)
 
 
 class StartTest(unittest.TestCase):

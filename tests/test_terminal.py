@@ -322,6 +322,7 @@ class EndTest(TerminalTest):
             self.assertEqual(self.server.hear_all(), ["logout"])
             terminal.type(CTRL["C"])
             self.assert_ends(terminal)
+            self.server.hear_reset()
 
     def test_a_resize_after_logout_does_not_cut_the_replies(self) -> None:
         with self.client() as terminal:
@@ -375,6 +376,7 @@ class EndTest(TerminalTest):
                     terminal.expect("half")
                     terminal.process.send_signal(number)
                     self.assert_ends(terminal, 128 + number)
+                    self.assertEqual(self.server.hear_reset(), [])
                     self.assertNotIn("Traceback", terminal.output)
                 self.server.die()
 
@@ -389,6 +391,63 @@ class EndTest(TerminalTest):
         with self.client() as terminal:
             terminal.type("wh" + CTRL["Z"] + "o\r")
             self.assertEqual(self.server.hear(), "who")
+
+
+class BlockedTest(TerminalTest):
+    """With a server that reads slowly, or not at all."""
+
+    PASTE = tuple(f"send all line {number} of a text much too long" for number in range(3000))
+
+    def setUp(self) -> None:
+        self.server = self.enterContext(FakeServer(4096))
+
+    def paste(self, terminal: Terminal) -> None:
+        terminal.type(f"\x1b[200~{chr(13).join([*self.PASTE, ''])}\x1b[201~half")
+
+    def test_ctrl_c_behind_a_paste_is_seen_at_once_and_drops_what_is_not_sent(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            terminal.type(CTRL["C"])
+            terminal.expect("^C\r\n")
+            terminal.expect("> ")
+            terminal.type("send all after\r")
+            lines = []
+            while (line := self.server.hear()) != "send all after":
+                lines.append(line)
+            self.assertEqual(lines, [*self.PASTE[: len(lines)]])
+            self.assertLess(len("\n".join(self.PASTE[: len(lines)])), 16 * 1024)
+            terminal.type(CTRL["D"])
+            self.assertEqual(self.server.hear_all(), ["logout"])
+            self.server.die()
+            self.assert_ends(terminal)
+
+    def test_a_second_ctrl_c_ends_it_with_a_reset(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            terminal.type(CTRL["C"])
+            terminal.expect("^C\r\n")
+            terminal.type(CTRL["C"])
+            self.assert_ends(terminal)
+            lines = self.server.hear_reset()
+            self.assertEqual(lines, [*self.PASTE[: len(lines)]])
+
+    def test_lines_go_on_arriving_while_others_wait_to_be_sent(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            self.server.say("Beth: can you hear me?")
+            terminal.expect("Beth: can you hear me?\r\n")
+            for line in self.PASTE:
+                terminal.read(0)  # a client whose terminal is full cannot go on
+                self.assertEqual(self.server.hear(), line)
+            terminal.type("-typed" + CTRL["C"])
+            terminal.expect("half-typed^C")
+
+    def test_a_lost_connection_is_told_while_lines_wait_to_be_sent(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            self.server.reset()
+            self.assert_ends(terminal, 1)
+            terminal.expect("lost.")
 
 
 JOB_CONTROL = """
@@ -469,15 +528,11 @@ class PlainTest(TerminalTest):
                 self.assertNotIn("\x1b", terminal.output)
 
     def test_ctrl_c_ends_it_also_with_half_a_line_typed(self) -> None:
-        for environment, program in self.PLAIN:
-            for typed in ("", "half"):
-                with (
-                    self.subTest(environment=environment, program=program, typed=typed),
-                    self.client(environment=environment, program=program) as terminal,
-                ):
-                    terminal.type(typed + CTRL["C"])
-                    self.assert_ends(terminal, 128 + signal.SIGINT)
-                self.server.die()
+        for typed in ("", "half"):
+            with self.subTest(typed), self.client(environment={"TERM": "dumb"}) as terminal:
+                terminal.type(typed + CTRL["C"])
+                self.assert_ends(terminal, 128 + signal.SIGINT)
+            self.server.die()
 
     def test_a_terminal_without_echo_gets_none(self) -> None:
         with self.client(environment={"TERM": "dumb"}, echo=False) as terminal:

@@ -85,6 +85,12 @@ class EditingTest(TerminalTest):
             ("send all \u5c71\u7530" + LEFT + "\u5ddd", "send all \u5c71\u5ddd\u7530"),
             ("wh\x1b[15~\x1b[Zo", "who"),
             ("\x1bwho", "who"),
+            ("send all one two" + CTRL["A"] + "\x1bf\x1bf\x1bd one", "send all one two"),
+            ("send all one-two\x1b\x7fthree", "send all one-three"),
+            ("send all one-two\x1b\x08" + CTRL["Y"] * 2, "send all one-twotwo"),
+            ("w\x1b[[Aho", "who"),
+            ("w\x1b]11;rgb:0000/0000/0000\x1b\\ho", "who"),
+            ("w\x1bP>|XTerm(390)\x1b\\ho", "who"),
             ("nonsense" + CTRL["C"] + "who", "who"),
         ):
             with self.subTest(keys=keys):
@@ -110,6 +116,14 @@ class EditingTest(TerminalTest):
                 heard = [self.server.hear() for _ in range(3)]
                 self.assertEqual(heard, ["send all one", "send all two", sent])
             self.server.die()
+
+    def test_a_command_that_may_be_a_mistyped_password_stays_out_of_the_history(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all one\rlgoin Tom Tom11\rTom11\rsned all a b\r")
+            terminal.expect('Unknown command "sned"')
+            terminal.type(UP * 2 + "\r")
+            self.assertEqual(self.server.hear(), "send all one")
+            self.assertEqual(self.server.hear(), "send all one")
 
     def test_tab_completes_commands_and_the_users_in_the_room(self) -> None:
         for keys, sent in (
@@ -164,7 +178,7 @@ class EditingTest(TerminalTest):
             terminal.type("send all half" + LEFT * 2)
             terminal.expect("\x1b[13C")
             self.server.say("Beth: hi", "Beth: there")
-            terminal.expect("\r\x1b[KBeth: hi\r\nBeth: there\r\n\x1b[?7l> send all half")
+            terminal.expect("\r \x1b[J\rBeth: hi\r\nBeth: there\r\n\x1b[?7l> send all half")
             terminal.expect("\r\x1b[13C")
             terminal.type("-typed-\r")
             self.assertEqual(self.server.hear(), "send all ha-typed-lf")
@@ -589,6 +603,25 @@ class PlainTest(TerminalTest):
                 self.assert_ends(terminal)
                 self.assertEqual(output.read(), b"")
                 self.assertNotIn("\x1b", terminal.output)
+            finally:
+                terminal.close()
+
+    def test_a_password_is_asked_for_on_the_terminal_itself(self) -> None:
+        reading, writing = os.pipe()
+        with open(reading, "rb") as output:
+            terminal = Terminal(self.server, stdout=writing)  # as in `client.py | tee log`
+            os.close(writing)
+            try:
+                terminal.type("login Tom\n")
+                terminal.expect("Password: ")
+                terminal.type("Tom11\n")
+                self.assertEqual(self.server.hear(), "login Tom Tom11")
+                terminal.type(CTRL["D"])
+                self.assertEqual(self.server.hear(), "logout")
+                self.server.die()
+                self.assert_ends(terminal)
+                self.assertEqual(output.read(), b"")
+                self.assertNotIn("Tom11", terminal.output)
             finally:
                 terminal.close()
 

@@ -30,12 +30,15 @@ if sys.version_info < (3, 11):
 
 import codecs
 import contextlib
+import errno
 import os
 import re
 import select
 import signal
 import socket
+import struct
 import threading
+import time
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -56,11 +59,13 @@ LONGEST_SHOWN = 256 * 1024  # characters; a longer line is shown in pieces: memo
 MAX_HISTORY = 1000  # lines
 CONNECT_WAIT = 10.0  # seconds
 LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after logout...
-SLOWEST_PACE = 5  # ...and more: lines a second that it reads at least, when a flood slowed it down
+PACED_FROM = 20  # lines: what is sent beyond these at a time, a server reads slowly...
+SLOWEST_PACE = 5  # ...but at least so many lines a second, so that it may take longer to log out
+SEND_BUFFER = 4096  # bytes (Linux takes twice that): what is in it, Ctrl-C cannot call back
 
 HELP = """\
-login UserID Password    join the room (without a password: it is asked for unseen)
-newuser UserID Password  make an account: UserID 3 to 32 characters, password 4 to 8
+login UserID Password    join the room; a password left out is asked for unseen
+newuser UserID Password  sign up; UserID 3 to 32 characters, password 4 to 8
 send all Message         say something to everyone, 1 to 256 characters
 send UserID Message      say something to one user alone
 who                      list who is in the room
@@ -178,7 +183,7 @@ def normal_length(text: str, bound: int) -> int:
 DIM, BOLD, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
-CLEAR_SCREEN, CLEAR_ROW, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[K", "\x1b[J"
+CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
 CAME_OR_WENT = r"([^\s:,]{3,32}) (joins|left)\."
@@ -260,14 +265,10 @@ class Layout:
         self.cursor_row = len(self.rows) - 1
         self.cursor_column = min(self.widths[-1], self.columns - 1)
 
-    def rows_in(self, columns: int) -> tuple[int, int]:
-        """Return how many rows there are, and how many above the cursor, in a window of this width.
-
-        Terminals break a row that has become too long for a narrower window.
-        """
+    def rewrapped_rows_above(self, columns: int) -> int:
+        """Return the rows above the cursor's in a window that has broken rows too long for it."""
         heights = [max(1, -(-width // columns)) for width in self.widths]
-        above = sum(heights[: self.cursor_row]) + self.cursor_column // columns
-        return sum(heights), above
+        return sum(heights[: self.cursor_row]) + self.cursor_column // columns
 
     def keep_rows(self, height: int) -> None:
         """Drop the rows that a window of this height cannot show, but never the cursor's."""
@@ -292,6 +293,7 @@ class Screen:
     def __init__(self, editing: bool, coloured: bool) -> None:
         self.editing = editing
         self.coloured = coloured
+        self.rewraps = os.environ.get("TERM", "").startswith("tmux")  # the one that surely does
         self.lock = threading.Lock()
         # Unbuffered: nothing waits in Python, so there is nothing to flush on any way out.
         self.output = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
@@ -345,11 +347,15 @@ class Screen:
             return "\n"  # what was typed so far stays where it is, and in the terminal's hands
         if not self.layout:
             return ""
-        rows, above = self.layout.rows_in(window_size()[0])
-        # Not CLEAR_BELOW alone: in the top left corner, tmux takes that for the end of a screenful
-        # and moves it to the scrollback.
-        clear_others = f"\x1b[B{CLEAR_BELOW}\x1b[A" if rows > 1 else ""
-        return "\r" + (f"\x1b[{above}A" if above else "") + CLEAR_ROW + clear_others
+        # In a window made narrower, some terminals break the rows that are too long, others cut
+        # them. What was above the cursor when it was drawn is surely ours in both: it is better to
+        # leave a row of junk than to erase a row of the chat.
+        above = self.layout.cursor_row
+        if self.rewraps:
+            above = self.layout.rewrapped_rows_above(window_size()[0])
+        # The space keeps the cursor off the top left corner, where tmux takes CLEAR_BELOW for the
+        # end of a screenful and moves it to the scrollback.
+        return "\r" + (f"\x1b[{above}A" if above else "") + f" {CLEAR_BELOW}\r"
 
     def draw(self) -> str:
         if not (self.prompt and self.editing):
@@ -397,6 +403,8 @@ class Terminal:
         self.waker, self.waiting = socket.socketpair()
         self.waker.setblocking(False)
         self.waiting.setblocking(False)
+        # Without this, a signal just before a wait would only be seen after it.
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
 
     def take(self) -> None:
         """Have every key as it is pressed, and nothing done by the terminal itself."""
@@ -425,6 +433,11 @@ class Terminal:
             hidden[3] = (hidden[3] | termios.ECHONL) & ~termios.ECHO
             self.set(hidden)
 
+    def ask(self, question: str) -> None:
+        """Write to the terminal itself, wherever standard output leads."""
+        with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
+            terminal.write(question)
+
     def set(self, settings: list[int | list[bytes | int]]) -> None:
         with contextlib.suppress(termios.error):  # hung up: reading will tell
             termios.tcsetattr(0, termios.TCSANOW, settings)
@@ -445,7 +458,6 @@ class Terminal:
 
     def note_signals(self, *numbers: signal.Signals) -> None:
         """Let `wait` return these signals instead of doing what they would do."""
-        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             set_handler(number, lambda _number, _frame: None)
 
@@ -453,13 +465,16 @@ class Terminal:
         """Have `wait` return GONE. For any thread."""
         self.waker.send(bytes([GONE]))
 
-    def wait(self, keyboard: bool, timeout: float | None = None) -> tuple[bool, bytes]:
-        """Wait to be woken, or for `keyboard`, for `timeout` seconds or for ever.
+    def wait(
+        self, keyboard: bool, sending: socket.socket | None = None, timeout: float | None = None
+    ) -> tuple[bool, bytes]:
+        """Wait to be woken, for `keyboard`, or until `sending` takes more.
 
-        Return whether standard input can be read, and the numbers it was woken with.
+        timeout: in seconds, None for ever. Return whether standard input can be read, and the
+        numbers that this was woken with.
         """
         watched = [self.waiting.fileno()] + [0] * keyboard
-        ready = select.select(watched, [], [], timeout)[0]
+        ready = select.select(watched, [sending] if sending else [], [], timeout)[0]
         woken_with = self.waiting.recv(4096) if self.waiting.fileno() in ready else b""
         return 0 in ready, woken_with
 
@@ -488,8 +503,11 @@ def set_handler(number: int, handler: Callable[[int, object], None] | signal.Han
 # (History), and the screen shows what came of it. KEYS, at the end, says which key does what.
 # --------------------------------------------------------------------------------------------------
 
-SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|[bf])"
-UNFINISHED = r"\x1b(?:\[[0-?]*[ -/]*|O)?\Z"
+# A key is ESC and a letter (Alt), ESC O and one (function keys), ESC [ [ and one (the same on
+# Linux' console), or CSI: ESC [, parameters, intermediates, and a final character (ECMA-48, 5.4).
+SEQUENCE = r"\x1b(?:\[\[[@-~]|\[[0-?]*[ -/]*[@-Z\\-~]|O[@-~]|[bdf\x08\x7f])"
+UNFINISHED = r"\x1b(?:\[\[?|\[[0-?]*[ -/]*|O)?\Z"
+STRING_BEGINS = "]PX^_"  # behind ESC: OSC, DCS, SOS, PM, APC, ended by BEL or ST (ESC \\)
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
 
 
@@ -501,6 +519,7 @@ class Keyboard:
         self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.rest = ""  # the beginning of an escape sequence
         self.is_pasting = False
+        self.is_in_string = False  # a terminal's answer, which is no typing
         self.is_after_return = False
 
     def keys(self, data: bytes) -> list[str | Action]:
@@ -523,12 +542,16 @@ class Keyboard:
         character = text[position]
         is_line_feed_of_return = character == "\n" and self.is_after_return
         self.is_after_return = character == "\r"
-        if is_line_feed_of_return:
+        if is_line_feed_of_return or (self.is_in_string and character >= " "):
             return None, 1
-        if character in "\r\n":
-            return Editor.enter, 1
+        if self.is_in_string and character == "\x07":
+            self.is_in_string = False
+            return None, 1
         if character == "\x1b":
             return self.escape_at(text, position)
+        self.is_in_string = False  # none goes on behind a control character: Alt-] is no trap
+        if character in "\r\n":
+            return Editor.enter, 1
         if self.is_pasting or not (character < " " or character == "\x7f"):
             return character, 1
         return KEYS.get(character), 1
@@ -540,8 +563,13 @@ class Keyboard:
                 return None, len(PASTE_END)
             is_unfinished = PASTE_END.startswith(text[position : position + len(PASTE_END)])
             return (None, 0) if is_unfinished else ("\x1b", 1)
+        follower = text[position + 1 : position + 2]
+        if follower and follower in STRING_BEGINS + "\\":
+            self.is_in_string = follower != "\\"
+            return None, 2
         found = re.compile(SEQUENCE).match(text, position)
         if found:
+            self.is_in_string = False
             self.is_pasting = found[0] == PASTE_BEGIN
             return KEYS.get(found[0]), len(found[0])
         # An Escape that begins nothing is dropped alone: what follows may be a line's first letter.
@@ -604,7 +632,7 @@ class History:
         self.draft = ""  # that line, while older ones are looked at
 
     def add(self, text: str) -> None:
-        """Keep a line, unless it is empty, a repetition, or holds a password."""
+        """Keep a line, unless it is empty, a repetition, or secret."""
         if text.strip() and text not in self.lines[-1:] and not is_secret(text):
             self.lines = [*self.lines, text][-MAX_HISTORY:]
 
@@ -630,8 +658,10 @@ class History:
 
 
 def is_secret(text: str) -> bool:
-    """Tell whether a typed line holds a password."""
+    """Tell whether a typed line holds a password, or may: `lgoin Tom Tom11`."""
     words = words_of(text)
+    if words and words[0].lower() not in ("help", *USAGE):
+        return len(words) <= 3
     return len(words) > 2 and words[0].lower() in ("login", "newuser")
 
 
@@ -651,6 +681,8 @@ class Editor:
         self.keyboard = Keyboard()
         self.history = History()
         self.typed_ahead: deque[str | Action] = deque()
+        self.is_interrupted = False  # there may be a Ctrl-C among the keys typed ahead
+        self.is_hung_up = False
         self.last_key: str | Action | None = None
         self.prompt = ""
         self.is_hidden = False
@@ -683,8 +715,24 @@ class Editor:
                 self.press(self.typed_ahead.popleft())
                 if self.is_done:
                     return self.result
+            self.is_interrupted = False
             self.draw()
             self.wait_for_keys()
+
+    def wait_to_send(self, connection: socket.socket) -> bool:
+        """Wait until the connection takes more, or for keys; tell whether Ctrl-C was among them.
+
+        It drops all keys before it. Raises Gone.
+        """
+        if not self.is_interrupted:
+            self.wait_for_keys(connection)
+        if not (self.is_interrupted and Editor.interrupt in self.typed_ahead):
+            self.is_interrupted = False
+            return False
+        while self.typed_ahead.popleft() != Editor.interrupt:
+            pass
+        self.screen.finish("", "^C")
+        return True
 
     def start_line(self) -> None:
         self.is_done = False
@@ -696,18 +744,23 @@ class Editor:
         self.screen.finish(self.prompt, mark if self.is_hidden else self.line.text + mark)
         self.is_done, self.result = True, result
 
-    def wait_for_keys(self) -> None:
-        can_read, woken_with = self.terminal.wait(keyboard=True)
+    def wait_for_keys(self, sending: socket.socket | None = None) -> None:
+        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
         if GONE in woken_with:
             raise Gone
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
             self.take_terminal()
         if signal.SIGINT in woken_with:
-            self.typed_ahead.append(Editor.interrupt)
+            self.take_keys([Editor.interrupt])
         if can_read:
             data = self.terminal.read()
-            self.typed_ahead.extend(self.keyboard.keys(data) if data else [Editor.hang_up])
+            self.is_hung_up = not data
+            self.take_keys(self.keyboard.keys(data) if data else [Editor.hang_up])
         # A new window size needs nothing but the next draw.
+
+    def take_keys(self, keys: list[str | Action]) -> None:
+        self.typed_ahead.extend(keys)
+        self.is_interrupted = self.is_interrupted or Editor.interrupt in keys
 
     def draw(self) -> None:
         if self.is_hidden:
@@ -785,6 +838,12 @@ class Editor:
 
     def cut_right(self) -> None:
         self.cut(self.line.cursor, len(self.line.text))
+
+    def cut_word_left(self) -> None:
+        self.cut(self.line.word_left(), self.line.cursor)
+
+    def cut_word_right(self) -> None:
+        self.cut(self.line.cursor, self.line.word_right())
 
     def cut_to_space(self) -> None:
         self.cut(self.line.space_left(), self.line.cursor)
@@ -881,6 +940,8 @@ KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (Editor.cut_left, ("\x15",)),  # Ctrl-U
     (Editor.cut_right, ("\x0b",)),  # Ctrl-K
     (Editor.cut_to_space, ("\x17",)),  # Ctrl-W
+    (Editor.cut_word_left, ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
+    (Editor.cut_word_right, ("\x1bd",)),  # Alt-D
     (Editor.put_back, ("\x19",)),  # Ctrl-Y
     (Editor.complete, ("\t",)),
     (Editor.clear, ("\x0c",)),  # Ctrl-L
@@ -937,10 +998,18 @@ class PlainLines:
         if not HAS_TERMIOS:
             return ask_password(prompt)
         self.terminal.hide_typing()
+        if not self.has_prompt:  # as in `client.py | tee log`
+            self.terminal.ask(prompt)
         try:
             return self.read_line(prompt)
         finally:
             self.terminal.give_back()
+
+    def wait_to_send(self, connection: socket.socket) -> bool:
+        """Wait until the connection takes more. Raises Gone."""
+        if GONE in self.terminal.wait(keyboard=False, sending=connection)[1]:
+            raise Gone
+        return False
 
     def read_more(self) -> None:
         if HAS_TERMIOS:  # else the read is all that can be waited for
@@ -970,6 +1039,8 @@ def ask_password(prompt: str) -> bytes | None:
 
 # --------------------------------------------------------------------------------------------------
 # Connection: the socket, and the receiver, the one thread that reads it. The main thread writes.
+# Whatever ends the client but a logout is a reset: what a killed client has typed ahead is dropped,
+# here and at the server, instead of being said over the next minutes.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -977,18 +1048,29 @@ class Connection:
     """A connection to a server, from connecting to its end.
 
     has_ended: set by the receiver when nothing more will arrive, with `failure` to tell what ended
-    it, if that was not the server's close.
+    it, if that was not the server's close. unsent: what the socket has not taken yet.
     """
 
     def __init__(self, host: str, port: int) -> None:
         """Raises OSError, or UnicodeError for a name that cannot be one."""
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
-        self.socket.settimeout(None)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.lines_sent = 0
+        self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
+        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        self.set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in TIMES:
+            self.set_option(socket.IPPROTO_TCP, option, value)
+        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.unsent = b""
+        self.is_under_way = False  # a part of the first unsent line has been taken
+        self.backlog = 0.0  # what `lines_unread` was when the last line was sent,
+        self.last_sent = 0.0  # in time.monotonic's seconds
         self.has_ended = False
         self.failure: Exception | None = None
+
+    def set_option(self, level: int, option: int, value: int | bytes) -> None:
+        with contextlib.suppress(OSError):  # each only makes things better
+            self.socket.setsockopt(level, option, value)
 
     def start(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
         """Have the receiver call `show` with all lines that are there at a time, `end` at last."""
@@ -999,38 +1081,109 @@ class Connection:
         if hasattr(signal, "pthread_sigmask"):  # signals are the main thread's business
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            for lines in batches(self.socket):
+            for lines in batches(self.receive_some):
                 show(lines)
         except (OSError, OutputClosed) as error:
             self.failure = error
         finally:
             self.has_ended = True
-            with contextlib.suppress(OSError):  # the other side may have done so
-                self.socket.shutdown(socket.SHUT_RDWR)  # or the main thread may send for ever
             end()
 
-    def send(self, line: bytes) -> None:
-        self.lines_sent += 1
-        # If it fails, the connection is gone, and the receiver tells once it has shown the rest.
-        with contextlib.suppress(OSError):
-            self.socket.sendall(line + b"\n")
+    def receive_some(self) -> bytes:
+        """Return what has arrived, b"" at the end. Raises OSError."""
+        while not select.select([self.socket], [], [], LOOK_EVERY)[0]:
+            if self.is_out_of_reach():
+                raise TimeoutError
+        return self.socket.recv(65536)
 
-    def finish(self) -> float:
-        """Log out; return how many seconds the server may take to answer that."""
+    def is_out_of_reach(self) -> bool:
+        """Tell whether what was sent has gone without an acknowledgement for too long.
+
+        Keepalive does not tell: it waits until all is acknowledged, for 16 minutes on Linux. Nor is
+        TCP_USER_TIMEOUT the answer: it also ends who is only held back by a server that paces it.
+        Only Linux says when the last acknowledgement came (struct tcp_info).
+        """
+        if not sys.platform.startswith("linux"):
+            return False
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
+        except OSError:
+            return False
+        unacknowledged, milliseconds = map(int, struct.unpack_from("=I28xI", info, 24))
+        return unacknowledged > 0 and milliseconds > UNHEARD * 1000
+
+    def send(self, line: bytes) -> None:
+        """Have a line sent as soon as the socket takes it: see `flush`."""
+        self.backlog = self.lines_unread() + 1
+        self.last_sent = time.monotonic()
+        self.unsent += line + b"\n"
+        self.flush()
+
+    def lines_unread(self) -> float:
+        """Return how many lines the server has not read yet, if it reads at SLOWEST_PACE."""
+        read_since = (time.monotonic() - self.last_sent) * SLOWEST_PACE
+        return max(0.0, self.backlog - read_since)
+
+    def flush(self) -> None:
+        """Send what the socket takes now."""
+        if not self.unsent:
+            return
+        try:
+            count = self.socket.send(self.unsent)
+        except BlockingIOError:
+            return
+        except OSError:  # gone: the receiver tells, once it has shown what had arrived
+            self.unsent = b""
+            return
+        self.is_under_way = count < len(self.unsent) and self.unsent[count - 1 : count] != b"\n"
+        self.unsent = self.unsent[count:]
+
+    def drop_unsent(self) -> None:
+        """Forget what has not been sent, but for the rest of a line that is under way."""
+        rest, end, _ = self.unsent.partition(b"\n")
+        self.unsent = rest + end if self.is_under_way else b""
+
+    def log_out(self) -> float:
+        """Ask to be logged out; return how many seconds the server may take to answer that."""
+        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ALL_AT_CLOSE)
         self.send(b"logout")
+        return LOGOUT_WAIT + max(0.0, self.backlog - PACED_FROM) / SLOWEST_PACE
+
+    def end_sending(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
-        return LOGOUT_WAIT + self.lines_sent / SLOWEST_PACE
+
+    def reset(self) -> None:
+        """Have what the server has not read yet dropped at both ends, as the process ends."""
+        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
 
 
-def batches(connection: socket.socket) -> Iterator[list[str]]:
+# How a network that forwards no more is noticed: half a minute idle, then three probes.
+TIMES = [
+    (getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)), 30),  # seconds
+    (getattr(socket, "TCP_KEEPINTVL", 0), 10),  # seconds
+    (getattr(socket, "TCP_KEEPCNT", 0), 3),
+]
+if sys.platform.startswith("linux"):
+    # TCP_RTO_MAX_MS, from Linux 6.15 on: the longest pause between two retransmissions. After a
+    # link was down, talk goes on within seconds, instead of up to half a minute later.
+    TIMES.append((44, 5000))
+LOOK_EVERY = 5.0  # seconds
+UNHEARD = 60  # seconds
+# struct linger: on or off, and seconds; its fields are shorter on Windows.
+LINGER = "hh" if sys.platform == "win32" else "ii"
+RESET_AT_CLOSE = struct.pack(LINGER, 1, 0)
+SEND_ALL_AT_CLOSE = struct.pack(LINGER, 0, 0)
+
+
+def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
     """Yield the lines that arrive, all that are there at a time.
 
     Invalid UTF-8 is replaced; a line over LONGEST_SHOWN comes in pieces.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     rest = ""
-    while data := connection.recv(65536):
+    while data := receive_some():
         *lines, rest = (rest + decoder.decode(data)).split("\n")
         while len(rest) > LONGEST_SHOWN:
             lines.append(rest[:LONGEST_SHOWN])
@@ -1113,6 +1266,7 @@ class Client:
             if self.is_editing
             else PlainLines(self.screen, self.terminal)
         )
+        self.has_dropped = False  # Ctrl-C has dropped lines, and none was sent since
         self.is_leaving = False
         self.failure: Exception | None = None  # what ended the connection, but for a logout
 
@@ -1172,7 +1326,24 @@ class Client:
             return False
         if command:
             self.room.ask(command)
-            self.connection.send(text.encode())
+            return self.send(text.encode())
+        return True
+
+    def send(self, line: bytes) -> bool:
+        """Send a line; tell whether to go on. Raises Gone.
+
+        The keyboard is read while it waits to be sent, so that Ctrl-C is seen at once and drops it,
+        with all that was typed behind it. A second Ctrl-C does not wait for anything.
+        """
+        self.connection.send(line)
+        self.has_dropped = False
+        while self.connection.unsent:
+            if self.reader.wait_to_send(self.connection.socket):
+                if self.has_dropped:
+                    return False
+                self.connection.drop_unsent()
+                self.has_dropped = True
+            self.connection.flush()
         return True
 
     def lacks_password(self, words: list[str]) -> bool:
@@ -1205,16 +1376,30 @@ class Client:
         """
         if self.connection.has_ended:
             raise Gone
+        if self.has_dropped and self.connection.lines_unread():
+            return  # what is still on its way would be obeyed before the logout
         self.is_leaving = True
         self.reader.give_terminal_back()  # Ctrl-C is a signal again
-        seconds = self.connection.finish()
-        patience = seconds if self.terminal.is_terminal else None
-        while woken_with := self.terminal.wait(keyboard=False, timeout=patience)[1]:
+        patience = self.connection.log_out()
+        deadline = time.monotonic() + patience if self.terminal.is_terminal else None
+        if self.is_logged_out(deadline):
+            self.failure = self.connection.failure
+        else:
+            self.connection.reset()
+
+    def is_logged_out(self, deadline: float | None) -> bool:
+        """Wait for the end of the connection; tell if it came before the deadline and Ctrl-C."""
+        while True:
+            sending = self.connection.socket if self.connection.unsent else None
+            if not sending:
+                self.connection.end_sending()
+            seconds = max(0.0, deadline - time.monotonic()) if deadline else None
+            woken_with = self.terminal.wait(keyboard=False, sending=sending, timeout=seconds)[1]
             if GONE in woken_with:
-                self.failure = self.connection.failure
-                return
-            if signal.SIGINT in woken_with:
-                return
+                return True
+            if signal.SIGINT in woken_with or seconds == 0:
+                return False
+            self.connection.flush()
 
     def show(self, lines: list[str]) -> None:
         """Show lines from the server. For the receiver."""
@@ -1249,13 +1434,6 @@ def open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def port(text: str) -> int:
-    """Raises ValueError; argparse then calls it an invalid port, by this function's name."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise ValueError
-    return int(text)
-
-
 def parse_options(arguments: list[str]) -> tuple[str, int]:
     """Return host and port; exits with status 2 for wrong options."""
     if not arguments:
@@ -1264,12 +1442,40 @@ def parse_options(arguments: list[str]) -> tuple[str, int]:
 
     parser = argparse.ArgumentParser(description="The client of a small chat room.")
     parser.add_argument("--host", default=HOST, help="of the server (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=port, default=PORT, help="of the server (default: %(default)s)"
-    )
+    parser.add_argument("--port", default=str(PORT), help="of the server (default: %(default)s)")
     parser.add_argument("--version", action="version", version=f"client.py {VERSION}")
     options = parser.parse_args(arguments)
-    return options.host, options.port
+    if both := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", options.host):
+        parser.error(f"the port has an option of its own: --host {both[1]} --port {both[2]}")
+    port = options.port
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        parser.error(f"a port is a number from 1 to 65535, not {port!r}.")
+    return options.host.strip("[]"), int(port)
+
+
+def reason_of(error: Exception, host: str) -> str:
+    """Return why there is no connection, and what to do if one can know."""
+    code = getattr(error, "errno", None)
+    if isinstance(error, ConnectionRefusedError):
+        is_here = host.lower() in ("localhost", "::1") or host.startswith("127.")
+        start = "Start a server: python server.py" if is_here else START_ELSEWHERE
+        return f"nobody listens there. {start}"
+    if isinstance(error, TimeoutError):
+        return "no answer. Check the address, and the firewall of that machine."
+    if isinstance(error, UnicodeError) or code in (socket.EAI_NONAME, EAI_NODATA):
+        return "no machine of that name is known. Check --host."
+    if code == socket.EAI_AGAIN:
+        return "that name cannot be looked up now. Check the network of this machine."
+    if code == errno.EHOSTUNREACH:
+        return "no machine answers at that address. Check --host, and whether it is switched on."
+    if code == errno.ENETUNREACH:
+        return "no network leads there. Check --host, and the network of this machine."
+    return f"{getattr(error, 'strerror', None) or error}."
+
+
+# The usual cause is a server that listens to its own machine alone.
+START_ELSEWHERE = "Start a server on that machine: python server.py --host 0.0.0.0"
+EAI_NODATA = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 
 
 def main(arguments: list[str]) -> int:
@@ -1280,11 +1486,7 @@ def main(arguments: list[str]) -> int:
     try:
         connection = Connection(host, number)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        print(
-            f"Cannot connect to {address}: {reason}. Start a server there: python server.py",
-            file=sys.stderr,
-        )
+        print(f"Cannot connect to {address}: {reason_of(error, host)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import errno
 import fcntl
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import unicodedata
 import unittest
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import client
 from tests.helpers.cases import BEFORE_LOGIN, CASES, FIRST_LINES, SERVER_ONLY
@@ -149,8 +152,8 @@ class LayoutTest(unittest.TestCase):
     def test_rows_that_a_narrower_window_has_broken_are_counted(self) -> None:
         layout = client.Layout("x" * 110, 110, 60)
         self.assertEqual(layout.cursor_row, 1)
-        self.assertEqual(layout.rows_in(40), (4, 3))
-        self.assertEqual(layout.rows_in(80), (2, 1))
+        self.assertEqual(layout.rewrapped_rows_above(40), 3)
+        self.assertEqual(layout.rewrapped_rows_above(80), 1)
 
     def test_a_text_taller_than_the_window_keeps_the_row_of_the_cursor(self) -> None:
         layout = client.Layout("a" * 10 + "b" * 10 + "c" * 10, 15, 10)
@@ -188,6 +191,29 @@ class KeyboardTest(unittest.TestCase):
 
     def test_an_unknown_sequence_is_no_text(self) -> None:
         self.assertEqual(client.Keyboard().keys(b"\x1b[15~\x1b[1;2Px"), ["x"])
+
+    def test_what_a_terminal_answers_is_no_typing_in_however_many_pieces(self) -> None:
+        for answer in (
+            b"\x1b[[A",
+            b"\x1b[?1;2c",
+            b"\x1b[24;80R",
+            b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07",
+            b"\x1b]11;rgb:1e1e/1e1e/1e1e\x1b\\",
+            b"\x1bP>|tmux 3.4\x1b\\",
+            b"\x1bXa string\x1b\\\x1b^private\x1b\\\x1b_application\x1b\\",
+            b"\x1b]0;" + "t\u00eftle ".encode() * 10_000 + b"\x07",
+        ):
+            with self.subTest(answer=answer[:30]):
+                keyboard = client.Keyboard()
+                self.assertEqual(keyboard.keys(b"w" + answer + b"ho"), [*"who"])
+                keys = [key for byte in answer for key in keyboard.keys(bytes([byte]))]
+                self.assertEqual((keys, keyboard.keys(b"who")), ([], [*"who"]))
+                self.assertLess(len(keyboard.rest), 100)
+
+    def test_a_string_that_never_ends_swallows_no_key_but_letters(self) -> None:
+        enter, older = client.Editor.enter, client.Editor.older
+        self.assertEqual(client.Keyboard().keys(b"\x1b]who\rwho"), [enter, *"who"])
+        self.assertEqual(client.Keyboard().keys(b"\x1bPwho\x1b[Awho"), [older, *"who"])
 
     def test_bytes_that_are_not_utf8_come_out_as_they_went_in(self) -> None:
         keys = client.Keyboard().keys(b"a\xffb")
@@ -262,7 +288,7 @@ class BatchesTest(unittest.TestCase):
 
             sender = threading.Thread(target=send)
             sender.start()
-            lines = [line for batch in client.batches(near) for line in batch]
+            lines = [line for batch in client.batches(lambda: near.recv(65536)) for line in batch]
             sender.join()
         return lines
 
@@ -277,6 +303,82 @@ class BatchesTest(unittest.TestCase):
         self.assertEqual("".join(lines[:-1]), "x" * 2**20)
         self.assertEqual(max(map(len, lines)), client.LONGEST_SHOWN)
         self.assertEqual(lines[-1], "last")
+
+
+class ConnectionTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.server = self.enterContext(FakeServer(4096))
+        self.connection = client.Connection("127.0.0.1", self.server.port)
+        self.addCleanup(self.connection.socket.close)
+        self.server.accept()
+
+    def test_only_a_line_under_way_cannot_be_dropped(self) -> None:
+        lines: list[str] = []
+        while not self.connection.unsent:
+            lines.append(f"send all {len(lines)} {'x' * 200}")
+            self.connection.send(lines[-1].encode())
+        is_under_way = self.connection.unsent != lines[-1].encode() + b"\n"
+        self.connection.send(b"who")
+        self.connection.drop_unsent()
+        self.assertNotIn(b"who", self.connection.unsent)
+        self.assertEqual(bool(self.connection.unsent), is_under_way)
+        heard = [self.server.hear() for _ in lines[:-1]]
+        self.assertEqual(heard, lines[:-1])
+        self.connection.flush()
+        self.connection.send(b"logout")
+        rest = [lines[-1], "logout"] if is_under_way else ["logout"]
+        self.assertEqual([self.server.hear() for _ in rest], rest)
+
+    def test_closing_is_a_reset_until_the_logout(self) -> None:
+        self.connection.socket.close()
+        self.server.hear_reset()
+
+    def test_a_network_that_forwards_no_more_is_noticed(self) -> None:
+        for option, value in (
+            (socket.TCP_KEEPIDLE, 30),
+            (socket.TCP_KEEPINTVL, 10),
+            (socket.TCP_KEEPCNT, 3),
+            (socket.TCP_USER_TIMEOUT, 0),
+        ):
+            with self.subTest(option=option):
+                found = self.connection.socket.getsockopt(socket.IPPROTO_TCP, option)
+                self.assertEqual(found, value)
+        keepalive = self.connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        self.assertEqual(keepalive, 1)
+
+    def test_what_is_not_acknowledged_for_a_minute_is_out_of_reach(self) -> None:
+        for unacknowledged, milliseconds, is_out_of_reach in (
+            (0, 3_600_000, False),
+            (1, 59_000, False),
+            (1, 61_000, True),
+        ):
+            info = struct.pack("=24xI28xI", unacknowledged, milliseconds)
+            with self.subTest(unacknowledged=unacknowledged, milliseconds=milliseconds):
+                connection = mock.Mock()
+                connection.socket.getsockopt.return_value = info
+                answer = client.Connection.is_out_of_reach(connection)
+                self.assertEqual(answer, is_out_of_reach)
+
+    def test_the_kernel_tells_what_is_not_acknowledged(self) -> None:
+        self.assertFalse(self.connection.is_out_of_reach())
+        with mock.patch.object(client, "UNHEARD", -1):
+            self.assertFalse(self.connection.is_out_of_reach())
+            while not self.connection.unsent:  # the server reads nothing
+                self.connection.send(b"send all hello")
+            self.assertTrue(self.connection.is_out_of_reach())
+
+    def test_a_logout_is_given_five_seconds_and_more_behind_a_flood(self) -> None:
+        for lines, seconds in ((0, 5.0), (10, 5.0), (119, 25.0)):
+            with self.subTest(lines=lines), FakeServer() as server:
+                connection = client.Connection("127.0.0.1", server.port)
+                server.accept()
+                for _ in range(lines):
+                    connection.send(b"who")
+                    self.assertEqual(server.hear(), "who")
+                self.assertAlmostEqual(connection.log_out(), seconds, delta=1)
+                connection.end_sending()
+                self.assertEqual(server.hear_all(), ["logout"])
+                connection.socket.close()
 
 
 class ClientProcess:
@@ -400,6 +502,7 @@ class PipeTest(unittest.TestCase):
             self.assertIn(command, output)
         for limit in ("3 to 32", "4 to 8", "1 to 256"):
             self.assertIn(limit, output)
+        self.assertLess(max(map(len, output.split("\n"))), 80)
 
     def test_what_arrives_is_never_obeyed_in_a_pipe_either(self) -> None:
         output = self.serve(b"", ["\x1b]0;owned\x07\x9b2J\u202e", "Denied. No.", "Tom joins."])
@@ -472,7 +575,7 @@ class PipeTest(unittest.TestCase):
         with tempfile.TemporaryFile() as script:
             script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 400_000)
             script.seek(0)
-            with FakeServer() as server, ClientProcess(server, script.fileno()) as process:
+            with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
                 assert process.process.stdout is not None
                 process.process.stdout.close()
                 process.process.stdout = None
@@ -500,6 +603,29 @@ class PipeTest(unittest.TestCase):
             process.process.send_signal(signal.SIGINT)
             status, _, errors = process.finish()
             self.assertEqual((status, errors), (-signal.SIGINT, b""))
+            self.assertEqual(server.hear_reset(), [])
+
+    def test_a_killed_client_is_a_reset_and_holds_back_little_of_what_was_typed(self) -> None:
+        with tempfile.TemporaryFile() as script:
+            script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 100_000)
+            script.seek(0)
+            with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
+                wait_until_full(server.client)
+                process.process.kill()
+                process.process.wait()
+                lines = server.hear_reset()
+        self.assertLess(sum(len(line) + 1 for line in lines), 16 * 1024)
+
+    def test_the_end_of_input_is_no_reset_however_slowly_the_server_reads(self) -> None:
+        lines = [f"send all {number}" for number in range(5000)]
+        with FakeServer(4096) as server, ClientProcess(server) as process:
+            assert process.process.stdin is not None
+            process.type(LOGIN + "\n".join(lines).encode())
+            process.process.stdin.close()
+            process.process.stdin = None
+            self.assertEqual(server.hear_all(), ["login Tom Tom11", *lines, "logout"])
+            server.die()
+            self.assertEqual(process.finish()[0], 0)
 
 
 class StartTest(unittest.TestCase):
@@ -550,18 +676,48 @@ class StartTest(unittest.TestCase):
                 result = run_client("--host", host)
                 self.assertEqual((result.returncode, result.stdout), (1, b""))
                 self.assertEqual(result.stderr.count(b"\n"), 1)
+                self.assertNotIn(b"server.py", result.stderr)
 
-    def test_wrong_options_are_status_2(self) -> None:
-        for options in (
-            ["--port", "0"],
-            ["--port", "65536"],
-            ["--port", "x"],
-            ["--port", "-1"],
-            ["--nonsense"],
-            ["extra"],
+    def test_the_advice_fits_what_went_wrong(self) -> None:
+        no_name = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        for error, host, advice in (
+            (ConnectionRefusedError(), "127.0.0.1", "Start a server: python server.py"),
+            (ConnectionRefusedError(), "localhost", "Start a server: python server.py"),
+            (ConnectionRefusedError(), "::1", "Start a server: python server.py"),
+            (
+                ConnectionRefusedError(),
+                "192.168.1.5",
+                "Start a server on that machine: python server.py --host 0.0.0.0",
+            ),
+            (TimeoutError(), "192.168.1.5", "firewall"),
+            (no_name, "nowhere", "no machine of that name is known"),
+            (socket.gaierror(socket.EAI_AGAIN, "Try again"), "nowhere", "cannot be looked up now"),
+            (OSError(errno.EHOSTUNREACH, "No route to host"), "192.168.1.5", "switched on"),
+            (OSError(errno.ENETUNREACH, "Unreachable"), "192.168.1.5", "no network leads there"),
+            (OSError(errno.EACCES, "Permission denied"), "192.168.1.5", "Permission denied."),
+        ):
+            with self.subTest(error=error, host=host):
+                reason = client.reason_of(error, host)
+                self.assertIn(advice, reason)
+                is_refused = isinstance(error, ConnectionRefusedError)
+                self.assertEqual("server.py" in reason, is_refused)
+
+    def test_wrong_options_are_status_2_and_a_sentence(self) -> None:
+        for options, sentence in (
+            (["--port", "0"], "a port is a number from 1 to 65535, not '0'."),
+            (["--port", "65536"], "a port is a number from 1 to 65535, not '65536'."),
+            (["--port", "x"], "a port is a number from 1 to 65535, not 'x'."),
+            (["--port=-1"], "a port is a number from 1 to 65535, not '-1'."),
+            (["--port", "\u0661"], "a port is a number from 1 to 65535"),
+            (["--host", "127.0.0.1:14850"], "--host 127.0.0.1 --port 14850"),
+            (["--host", "[::1]:14850"], "--host [::1] --port 14850"),
+            (["--nonsense"], "--nonsense"),
+            (["extra"], "extra"),
         ):
             with self.subTest(options=options):
-                self.assertEqual(run_client(*options).returncode, 2)
+                result = run_client(*options)
+                self.assertEqual(result.returncode, 2)
+                self.assertIn(sentence, result.stderr.decode().split("\n")[-2])
 
     def test_help_and_version_need_no_server(self) -> None:
         self.assertEqual(run_client("--version").stdout.decode(), f"client.py {client.VERSION}\n")

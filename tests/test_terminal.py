@@ -85,6 +85,12 @@ class EditingTest(TerminalTest):
             ("send all \u5c71\u7530" + LEFT + "\u5ddd", "send all \u5c71\u5ddd\u7530"),
             ("wh\x1b[15~\x1b[Zo", "who"),
             ("\x1bwho", "who"),
+            ("send all one two" + CTRL["A"] + "\x1bf\x1bf\x1bd one", "send all one two"),
+            ("send all one-two\x1b\x7fthree", "send all one-three"),
+            ("send all one-two\x1b\x08" + CTRL["Y"] * 2, "send all one-twotwo"),
+            ("w\x1b[[Aho", "who"),
+            ("w\x1b]11;rgb:0000/0000/0000\x1b\\ho", "who"),
+            ("w\x1bP>|XTerm(390)\x1b\\ho", "who"),
             ("nonsense" + CTRL["C"] + "who", "who"),
         ):
             with self.subTest(keys=keys):
@@ -110,6 +116,14 @@ class EditingTest(TerminalTest):
                 heard = [self.server.hear() for _ in range(3)]
                 self.assertEqual(heard, ["send all one", "send all two", sent])
             self.server.die()
+
+    def test_a_command_that_may_be_a_mistyped_password_stays_out_of_the_history(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all one\rlgoin Tom Tom11\rTom11\rsned all a b\r")
+            terminal.expect('Unknown command "sned"')
+            terminal.type(UP * 2 + "\r")
+            self.assertEqual(self.server.hear(), "send all one")
+            self.assertEqual(self.server.hear(), "send all one")
 
     def test_tab_completes_commands_and_the_users_in_the_room(self) -> None:
         for keys, sent in (
@@ -164,7 +178,7 @@ class EditingTest(TerminalTest):
             terminal.type("send all half" + LEFT * 2)
             terminal.expect("\x1b[13C")
             self.server.say("Beth: hi", "Beth: there")
-            terminal.expect("\r\x1b[KBeth: hi\r\nBeth: there\r\n\x1b[?7l> send all half")
+            terminal.expect("\r \x1b[J\rBeth: hi\r\nBeth: there\r\n\x1b[?7l> send all half")
             terminal.expect("\r\x1b[13C")
             terminal.type("-typed-\r")
             self.assertEqual(self.server.hear(), "send all ha-typed-lf")
@@ -322,6 +336,7 @@ class EndTest(TerminalTest):
             self.assertEqual(self.server.hear_all(), ["logout"])
             terminal.type(CTRL["C"])
             self.assert_ends(terminal)
+            self.server.hear_reset()
 
     def test_a_resize_after_logout_does_not_cut_the_replies(self) -> None:
         with self.client() as terminal:
@@ -375,6 +390,7 @@ class EndTest(TerminalTest):
                     terminal.expect("half")
                     terminal.process.send_signal(number)
                     self.assert_ends(terminal, 128 + number)
+                    self.assertEqual(self.server.hear_reset(), [])
                     self.assertNotIn("Traceback", terminal.output)
                 self.server.die()
 
@@ -389,6 +405,63 @@ class EndTest(TerminalTest):
         with self.client() as terminal:
             terminal.type("wh" + CTRL["Z"] + "o\r")
             self.assertEqual(self.server.hear(), "who")
+
+
+class BlockedTest(TerminalTest):
+    """With a server that reads slowly, or not at all."""
+
+    PASTE = tuple(f"send all line {number} of a text much too long" for number in range(3000))
+
+    def setUp(self) -> None:
+        self.server = self.enterContext(FakeServer(4096))
+
+    def paste(self, terminal: Terminal) -> None:
+        terminal.type(f"\x1b[200~{chr(13).join([*self.PASTE, ''])}\x1b[201~half")
+
+    def test_ctrl_c_behind_a_paste_is_seen_at_once_and_drops_what_is_not_sent(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            terminal.type(CTRL["C"])
+            terminal.expect("^C\r\n")
+            terminal.expect("> ")
+            terminal.type("send all after\r")
+            lines = []
+            while (line := self.server.hear()) != "send all after":
+                lines.append(line)
+            self.assertEqual(lines, [*self.PASTE[: len(lines)]])
+            self.assertLess(len("\n".join(self.PASTE[: len(lines)])), 16 * 1024)
+            terminal.type(CTRL["D"])
+            self.assertEqual(self.server.hear_all(), ["logout"])
+            self.server.die()
+            self.assert_ends(terminal)
+
+    def test_a_second_ctrl_c_ends_it_with_a_reset(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            terminal.type(CTRL["C"])
+            terminal.expect("^C\r\n")
+            terminal.type(CTRL["C"])
+            self.assert_ends(terminal)
+            lines = self.server.hear_reset()
+            self.assertEqual(lines, [*self.PASTE[: len(lines)]])
+
+    def test_lines_go_on_arriving_while_others_wait_to_be_sent(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            self.server.say("Beth: can you hear me?")
+            terminal.expect("Beth: can you hear me?\r\n")
+            for line in self.PASTE:
+                terminal.read(0)  # a client whose terminal is full cannot go on
+                self.assertEqual(self.server.hear(), line)
+            terminal.type("-typed" + CTRL["C"])
+            terminal.expect("half-typed^C")
+
+    def test_a_lost_connection_is_told_while_lines_wait_to_be_sent(self) -> None:
+        with self.client() as terminal:
+            self.paste(terminal)
+            self.server.reset()
+            self.assert_ends(terminal, 1)
+            terminal.expect("lost.")
 
 
 JOB_CONTROL = """
@@ -469,15 +542,11 @@ class PlainTest(TerminalTest):
                 self.assertNotIn("\x1b", terminal.output)
 
     def test_ctrl_c_ends_it_also_with_half_a_line_typed(self) -> None:
-        for environment, program in self.PLAIN:
-            for typed in ("", "half"):
-                with (
-                    self.subTest(environment=environment, program=program, typed=typed),
-                    self.client(environment=environment, program=program) as terminal,
-                ):
-                    terminal.type(typed + CTRL["C"])
-                    self.assert_ends(terminal, 128 + signal.SIGINT)
-                self.server.die()
+        for typed in ("", "half"):
+            with self.subTest(typed), self.client(environment={"TERM": "dumb"}) as terminal:
+                terminal.type(typed + CTRL["C"])
+                self.assert_ends(terminal, 128 + signal.SIGINT)
+            self.server.die()
 
     def test_a_terminal_without_echo_gets_none(self) -> None:
         with self.client(environment={"TERM": "dumb"}, echo=False) as terminal:
@@ -534,6 +603,25 @@ class PlainTest(TerminalTest):
                 self.assert_ends(terminal)
                 self.assertEqual(output.read(), b"")
                 self.assertNotIn("\x1b", terminal.output)
+            finally:
+                terminal.close()
+
+    def test_a_password_is_asked_for_on_the_terminal_itself(self) -> None:
+        reading, writing = os.pipe()
+        with open(reading, "rb") as output:
+            terminal = Terminal(self.server, stdout=writing)  # as in `client.py | tee log`
+            os.close(writing)
+            try:
+                terminal.type("login Tom\n")
+                terminal.expect("Password: ")
+                terminal.type("Tom11\n")
+                self.assertEqual(self.server.hear(), "login Tom Tom11")
+                terminal.type(CTRL["D"])
+                self.assertEqual(self.server.hear(), "logout")
+                self.server.die()
+                self.assert_ends(terminal)
+                self.assertEqual(output.read(), b"")
+                self.assertNotIn("Tom11", terminal.output)
             finally:
                 terminal.close()
 

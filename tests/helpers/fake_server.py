@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 
@@ -11,8 +12,11 @@ PATIENCE = 10.0  # seconds until a missing event is a failure; no passing test w
 class FakeServer:
     """Listens on a free port; `accept` the client, then say and hear whatever the test wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, receive_buffer: int = 0) -> None:
+        """receive_buffer: in bytes, as server.py has it; 0 for the system's own."""
         self.listener = socket.create_server(("127.0.0.1", 0))
+        if receive_buffer:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.listener.settimeout(PATIENCE)
         self.port: int = self.listener.getsockname()[1]
         self.connection: socket.socket | None = None
@@ -57,6 +61,21 @@ class FakeServer:
         while (line := self.hear()) is not None:
             lines.append(line)
         return lines
+
+    def hear_reset(self) -> list[str]:
+        """Return all further lines up to the client's reset; a plain end is a failure."""
+        lines = []
+        try:
+            while (line := self.hear()) is not None:
+                lines.append(line)
+            self.client.getpeername()  # after an end that was read, this alone tells of a reset
+        except ConnectionResetError:
+            return lines
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                return lines
+            raise
+        raise AssertionError("the connection was closed without a reset")
 
     def die(self) -> None:
         """Close the connection, if there is one."""

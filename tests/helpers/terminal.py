@@ -70,7 +70,14 @@ class Terminal:
         termios.tcsetattr(self.slave, termios.TCSANOW, settings)
 
     def type(self, keys: str) -> None:
-        os.write(self.master, keys.encode("utf-8", "surrogateescape"))
+        data = keys.encode("utf-8", "surrogateescape")
+        deadline = time.monotonic() + PATIENCE
+        while data:
+            _, can_write, _ = select.select([self.master], [self.master], [], PATIENCE)
+            self.read(0)  # or the client could not write, and so would not read
+            if can_write:
+                data = data[os.write(self.master, data[:1024]) :]
+            assert time.monotonic() < deadline, "the client does not read its keyboard"
 
     def read(self, timeout: float) -> bool:
         """Take in what the client writes; tell whether there was anything."""

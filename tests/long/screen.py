@@ -92,9 +92,11 @@ def folded(text: str, columns: int) -> tuple[str, list[tuple[int, int]]]:
 class Emulator:
     """A client on a pseudo-terminal whose picture pyte draws."""
 
-    def __init__(self, server: FakeServer, columns: int, history: int = 0) -> None:
+    def __init__(
+        self, server: FakeServer, columns: int, history: int = 0, rows: int = ROWS
+    ) -> None:
         self.columns = columns
-        self.screen = pyte.HistoryScreen(columns, ROWS, history=history, ratio=0.001)
+        self.screen = pyte.HistoryScreen(columns, rows, history=history, ratio=0.001)
         self.stream = pyte.Stream(self.screen)
         self.terminal = Terminal(server, columns=columns, environment={"NO_COLOR": "1"})
         self.drawn = 0
@@ -106,6 +108,36 @@ class Emulator:
     def draw(self) -> None:
         self.stream.feed(self.terminal.output[self.drawn :])
         self.drawn = len(self.terminal.output)
+
+    def cut(self, columns: int) -> None:
+        """Make the window narrower as xterm, PuTTY and GNU screen do."""
+        self.screen.resize(columns=columns)
+        self.screen.cursor.x = min(self.screen.cursor.x, columns - 1)
+        self.tell_size(columns)
+
+    def rewrap(self, columns: int) -> None:
+        """Make the window narrower as VTE, kitty and tmux do, where every row ended in a line feed.
+
+        The window must be tall enough for what the rows become.
+        """
+        rows: list[str] = []
+        row_of_cursor = 0
+        for index, row in enumerate(self.screen.display):
+            text = row.rstrip()
+            if index == self.screen.cursor.y:
+                text = row[: max(len(text), self.screen.cursor.x)]
+                row_of_cursor = len(rows) + self.screen.cursor.x // columns
+            rows += [text[at : at + columns] for at in range(0, max(len(text), 1), columns)]
+        column_of_cursor = self.screen.cursor.x % columns
+        self.screen.resize(columns=columns)
+        self.screen.reset()
+        text = "\r\n".join(rows[: self.screen.lines])
+        self.stream.feed(f"\x1b[?7l{text}\x1b[?7h\x1b[{row_of_cursor + 1};{column_of_cursor + 1}H")
+        self.tell_size(columns)
+
+    def tell_size(self, columns: int) -> None:
+        self.columns = columns
+        self.terminal.resize(columns, self.screen.lines)
 
     def wait_for(self, wanted: Callable[[], bool]) -> bool:
         """Draw what comes until the picture is as wanted; tell whether it got so."""
@@ -188,6 +220,65 @@ class PictureTest(unittest.TestCase):
             emulator.wait_for(lambda: picture(emulator.screen)[0][0] == "> who")
             self.assertEqual(picture(emulator.screen)[0], ["> who"] + [""] * (ROWS - 1))
 
+    def narrow(self, text: str, back: int, widths: list[int], kind: str) -> None:
+        """Hold the chat and the prompt to what they must be at each width.
+
+        kind: how the terminal makes its window narrower. All that it may leave of the prompt as it
+        was is a row of junk above the prompt as it is.
+        """
+        chat = [f"Beth: line {number}" for number in range(10)]
+        cursor = len(text) - back
+        with FakeServer() as server:
+            emulator = Emulator(server, widths[0], rows=60)
+            try:
+                server.say(*chat)
+                emulator.terminal.type(text + LEFT * back)
+                for columns in widths:
+                    if columns != emulator.columns:
+                        getattr(emulator, kind)(columns)
+                    self.assert_narrowed(emulator, kind, chat, text, cursor)
+                    chat.append(f"Beth: at {columns} columns")
+                    server.say(chat[-1])
+                    self.assert_narrowed(emulator, kind, chat, text, cursor)
+            finally:
+                emulator.close()
+
+    def assert_narrowed(
+        self, emulator: Emulator, kind: str, chat: list[str], text: str, cursor: int
+    ) -> None:
+        rows, places = folded("> " + text, emulator.columns)
+        prompt = rows.split("\r\n")
+
+        def is_right() -> bool:
+            shown, (row, column) = picture(emulator.screen)
+            first = row - places[cursor + 2][0]
+            wanted = [typed.rstrip() for typed in prompt]
+            is_below_empty = not any(shown[first + len(prompt) :])
+            is_drawn = shown[first : first + len(prompt)] == wanted and is_below_empty
+            above = [line for line in shown[:first] if line.startswith("Beth: ")]
+            junk = [line for line in shown[:first] if not line.startswith("Beth: ")]
+            is_only_junk = all(line in "> " + text for line in junk)
+            if kind == "cut":
+                is_only_junk = not junk
+            return is_drawn and is_only_junk and column == places[cursor + 2][1] and above == chat
+
+        if not emulator.wait_for(is_right):
+            self.fail("\n".join([f"{emulator.columns} columns:", *picture(emulator.screen)[0]]))
+
+    def test_a_window_made_narrower_loses_no_line_of_the_chat(self) -> None:
+        question = "send Beth see you at the library at noon then?"
+        two_rows = "send all " + "the quick brown fox jumps over the lazy dog " * 2
+        for kind in ("cut", "rewrap"):
+            for text, widths in (
+                (question, [80, 40]),
+                (two_rows, [80, 70, 60, 50, 40, 30]),
+                (two_rows, [80, 30]),
+                (question, [80, 50, 49, 48, 47, 46, 30]),
+            ):
+                for back in (0, 10, len(text) - 3, len(text)):
+                    with self.subTest(kind=kind, text=text, widths=widths, back=back):
+                        self.narrow(text, back, widths, kind)
+
     def test_no_typed_line_is_lost_or_changed_under_fire(self) -> None:
         result = type_under_fire(50 if QUICK else 500)
         print(result, file=sys.stderr)
@@ -267,7 +358,7 @@ class Tmux:
         self.folder = tempfile.mkdtemp(prefix="chatroom-")
         self.socket = str(Path(self.folder) / "tmux")
         client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port)])
-        command = f"{client}; echo status $?; read end"
+        command = f"TERM=tmux {client}; echo status $?; read end"
         self.run(*("-f", os.devnull, "new-session", "-d", "-x", str(columns), "-y", "12", command))
         server.accept()
         self.wait_for(lambda: self.rows()[0] == ">")

@@ -67,7 +67,7 @@ from io import FileIO, RawIOBase
 from operator import attrgetter
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 fcntl: ModuleType | None
 resource: ModuleType | None
@@ -81,7 +81,7 @@ MAXCLIENTS = 3  # users in the room; the constant to edit, or use --max-clients
 HOST = "127.0.0.1"  # this machine only; --host 0.0.0.0 opens the room to the network
 PORT = 14850
 USERS = Path(__file__).resolve().parent / "users.txt"
-RATE = 10.0  # lines a second that are read from one user past a burst; 0 lifts this
+RATE = 10  # lines a second that are read from one user past a burst; 0 lifts this
 HISTORY = 0  # public lines that a joiner is told
 VERSION = "1.0"
 
@@ -410,7 +410,8 @@ class Session:
         self.services = services
         self.socket = connection
         outbox = Outbox(connection, partial(self.leave, ""))
-        self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
+        network = network_of(host)
+        self.visitor = Visitor(outbox, show_address(host, port), network, counted_by=network)
         self.failed_logins = 0
 
     def run(self) -> None:
@@ -423,12 +424,16 @@ class Session:
                     break
             self.raise_if_reset()
             self.logout()
-            self.drain()
+            # A socket that is closed with bytes unread is reset, which would lose our last lines.
+            while self.receive(SKIP_UNIT):
+                time.sleep(
+                    DRAIN_PAUSE
+                )  # nothing waits for this, and a flood must not find it eager
         except OSError:
             reason = "connection lost"
         finally:
             self.leave("", reason)
-            self.release()
+            self.order(Courier.release)  # which closes the socket once all that is owed was sent
 
     def lines(self) -> Iterator[bytes]:
         """Yield what arrives, a line at a time, until the connection ends or the session does."""
@@ -437,12 +442,10 @@ class Session:
             if is_first and data[0] == TLS_HANDSHAKE:
                 self.leave("Denied. This room is not encrypted.")
                 return
-            is_first = False
-            is_first_line = framing.is_first
+            is_first, is_first_line = False, framing.is_first
             lines = framing.feed(data)
             if framing.answers:
-                self.services.courier.order(Courier.unicast, self.visitor.outbox, framing.answers)
-                self.services.courier.deliver()
+                self.order(Courier.unicast, framing.answers)
                 framing.answers = b""
             if is_first_line and lines and is_web_request(lines[0]):
                 self.leave("Denied. This is not a web server.")
@@ -451,7 +454,7 @@ class Session:
             skipped = skipped + len(data) if framing.skipping else 0
             if skipped >= SKIP_UNIT:
                 skipped = 0
-                self.pace(self.line_key())
+                self.pace(self.visitor.counted_by)
 
     def receive(self, size: int) -> bytes:
         if not DONT_WAIT:
@@ -460,38 +463,30 @@ class Session:
         return self.socket.recv(size)
 
     def obey(self, line: bytes) -> None:
+        """Do what a line asks for, once its turn has come, or refuse it."""
         self.services.courier.pause()
+        visitor = self.visitor
+        counted_by = visitor.counted_by
         try:
-            command = self.command_in(line)
-            if command and not self.visitor.gone:
-                self.COMMANDS[command[0]](self, *command[1:])
+            try:
+                command = parse(line, visitor.userid is not None)
+                if command[:1] == ("login",) and visitor.userid is None:
+                    # A login does not wait for what its address has used up, or a neighbour could
+                    # keep it out; it only counts for its own connection.
+                    counted_by = visitor.address
+            finally:
+                self.pace(counted_by)
+            if command and not visitor.gone:
+                getattr(self, command[0])(*command[1:])  # parse lets only known commands through
         except Denied as denied:
             self.reply(str(denied))
 
-    def command_in(self, line: bytes) -> tuple[str, ...]:
-        """Return the words of the command in a line, once it may be obeyed. Raises Denied."""
-        key = self.line_key()
-        try:
-            command = parse(line, self.visitor.userid is not None)
-            if command[:1] == ("login",) and self.visitor.userid is None:
-                # A login need not wait for what its address has used up, so that nobody is locked
-                # out by a neighbour; what counts is how fast this connection alone goes.
-                key = self.visitor.address
-            return command
-        finally:
-            self.pace(key)
-
-    def line_key(self) -> Hashable:
-        """Return what a line counts for: its user, or before login its address."""
-        userid = self.visitor.userid
-        return self.visitor.network if userid is None else userid
-
-    def pace(self, key: Hashable) -> None:
-        """Wait until the next line of `key` may be obeyed: a burst at once, then --rate a second.
+    def pace(self, counted_by: Hashable) -> None:
+        """Wait until one more line may be obeyed: a burst at once, then --rate a second.
 
         Raises OSError if the connection is reset meanwhile: what it had queued is then dropped.
         """
-        wait = self.services.lines.spend(key)
+        wait = self.services.lines.spend(counted_by)
         while wait > 0 and not self.visitor.gone:
             self.visitor.wait(min(wait, GONE_CHECK))
             self.raise_if_reset()
@@ -504,9 +499,7 @@ class Session:
         """
         self.socket.getpeername()
 
-    def reply(self, line: str) -> None:
-        self.services.courier.order(Courier.unicast, self.visitor.outbox, f"{line}\n".encode())
-        self.services.courier.deliver()
+    # The commands, each by its name.
 
     def login(self, userid: str, password: str) -> None:
         visitor, services = self.visitor, self.services
@@ -515,7 +508,7 @@ class Session:
         visitor.is_protected = True  # a bare flag, which the room only reads
         try:
             check = partial(self.is_password_right, userid, password)
-            is_right = services.hashing.run(Hashing.LOGIN, visitor.network, check)
+            is_right = services.hashing.run(Hashing.LOGIN, visitor.network, check, self.is_there)
         finally:
             visitor.is_protected = False
         if is_right:
@@ -525,14 +518,12 @@ class Session:
 
     def is_password_right(self, userid: str, password: str) -> bool:
         """Tell, from a hashing thread. Raises Denied if the address has failed too often."""
-        if self.visitor.gone:
-            return False
         failures, key = self.services.failures, (userid, self.visitor.network)
         failures.take(key, "Denied. Too many failed logins")  # now, or many could try at once
-        if self.services.accounts.verify(userid, password):
+        is_right = self.services.accounts.verify(userid, password)
+        if is_right:
             failures.give_back(key)
-            return True
-        return False
+        return is_right
 
     def refuse_login(self, userid: str) -> None:
         # What is typed in a name's place is often a password, so no unknown name is shown.
@@ -545,43 +536,40 @@ class Session:
         if self.failed_logins == LOGIN_TRIES:
             self.leave("Denied. Too many failed logins.")
 
-    def new_user(self, userid: str, password: str) -> None:
-        services, visitor = self.services, self.visitor
-        if visitor.userid is not None:
+    def newuser(self, userid: str, password: str) -> None:
+        if self.visitor.userid is not None:
             raise Denied("Denied. Please logout first.")
-        if not services.is_open:
+        if not self.services.is_open:
             raise Denied("Denied. New accounts are not accepted.")
-        services.new_accounts.take(visitor.network, "Denied. Too many new accounts")
+        network = self.visitor.network
+        self.services.new_accounts.take(network, "Denied. Too many new accounts")
         try:
-            created = self.create_account(userid, password)
+            self.create_account(userid, password)
         except Denied:
-            services.new_accounts.give_back(visitor.network)
+            self.services.new_accounts.give_back(network)
             raise
-        if created:
-            services.display.show(f"New user account created: {userid}.", visitor.address)
-            self.reply("New user account created. Please login.")
 
-    def create_account(self, userid: str, password: str) -> bool:
-        """Return whether the account is on disk: not if the visitor has gone. Raises Denied."""
-        taken = Denied("Denied. User account already exists.")
-        if userid in self.services.accounts.records:
-            raise taken
-        task = partial(self.hash_unless_gone, password)
-        record = self.services.hashing.run(Hashing.NEW_ACCOUNT, self.visitor.network, task)
-        if record is None:
-            return False
-        try:
-            if not self.services.accounts.add(userid, record):
-                raise taken
-        except (OSError, AccountsError) as error:
-            reason = explain(error) if isinstance(error, OSError) else str(error)
-            line = f"Account {userid} not saved: {reason}"
-            self.services.display.show(line, self.visitor.address)
-            raise Denied("Denied. The account could not be saved.") from None
-        return True
+    def create_account(self, userid: str, password: str) -> None:
+        """Make an account, and say so once it is on disk. Raises Denied."""
+        services, visitor = self.services, self.visitor
+        is_new = userid not in services.accounts.records
+        if is_new:
+            make, kind = partial(hash_password, password), Hashing.NEW_ACCOUNT
+            record = services.hashing.run(kind, visitor.network, make, self.is_there)
+            if record is None:
+                return
+            try:
+                is_new = services.accounts.add(userid, record)
+            except AccountsError as error:
+                services.display.show(f"Account {userid} not saved: {error}", visitor.address)
+                raise Denied("Denied. The account could not be saved.") from None
+        if not is_new:
+            raise Denied("Denied. User account already exists.")
+        services.display.show(f"New user account created: {userid}.", visitor.address)
+        self.reply("New user account created. Please login.")
 
-    def hash_unless_gone(self, password: str) -> str | None:
-        return None if self.visitor.gone else hash_password(password)
+    def is_there(self) -> bool:
+        return not self.visitor.gone
 
     def send(self, recipient: str, message: str) -> None:
         if recipient == "all":
@@ -594,28 +582,17 @@ class Session:
 
     def logout(self) -> None:
         userid = self.visitor.userid
-        self.leave(f"{userid} left." if userid is not None else "")
-
-    COMMANDS: ClassVar[dict[str, Callable[..., None]]] = {
-        "login": login,
-        "newuser": new_user,
-        "send": send,
-        "who": who,
-        "logout": logout,
-    }
+        self.leave("" if userid is None else f"{userid} left.")
 
     def leave(self, farewell: str, reason: str = "") -> None:
         """Leave the room; nothing happens to who has left already."""
         self.services.room.leave(self.visitor, farewell, reason)
 
-    def drain(self) -> None:
-        """Read what still comes: a socket closed with bytes unread is reset, which loses lines."""
-        while self.receive(SKIP_UNIT):
-            time.sleep(DRAIN_PAUSE)  # nothing waits for this, and a flood must not find it eager
+    def reply(self, line: str) -> None:
+        self.order(Courier.unicast, f"{line}\n".encode())
 
-    def release(self) -> None:
-        """Leave the socket to the courier, which closes it once all that is owed was sent."""
-        self.services.courier.order(Courier.release, self.visitor.outbox)
+    def order(self, step: Step, data: bytes = b"") -> None:
+        self.services.courier.order(step, self.visitor.outbox, data)
         self.services.courier.deliver()
 
 
@@ -631,6 +608,7 @@ class Visitor:
     outbox: Outbox
     address: str  # as shown
     network: bytes  # what its address is counted by
+    counted_by: Hashable  # what its lines count for: that address, and inside its user
     userid: str | None = None
     arrived: float = field(default_factory=time.monotonic)
     is_protected: bool = False  # from being evicted, while its password is hashed
@@ -684,13 +662,13 @@ class Room:
         counts = Counter(visitor.network for visitor in self.lobby)
         evictable = [visitor for visitor in self.lobby if not visitor.is_protected]
         most = max((counts[visitor.network] for visitor in evictable), default=0)
-        crowd = [visitor for visitor in evictable if counts[visitor.network] == most]
-        if crowd:
-            evicted = random.choice(crowd)  # at random: the next could be counted on
-            evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
-            self._remove(evicted, "Denied. The server is busy.")
-            line = "Connection closed: the server is busy."
-            self.display.show_stranger(line, evicted.address)
+        for evicted in random.sample(evictable, len(evictable)):  # whose turn it is nobody can tell
+            if counts[evicted.network] == most:
+                evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
+                self._remove(evicted, "Denied. The server is busy.")
+                line = "Connection closed: the server is busy."
+                self.display.show_stranger(line, evicted.address)
+                return
 
     def enter(self, visitor: Visitor, userid: str) -> None:
         """Bring a user in, in the place of an older session of theirs. Raises Denied if full."""
@@ -707,7 +685,7 @@ class Room:
                 self.display.show(f"{userid} logout (logged in elsewhere).", older.address)
             del self.lobby[visitor]
             self.users[userid] = visitor
-            visitor.userid = userid
+            visitor.userid = visitor.counted_by = userid
             self._tell("\n".join(["login confirmed", *self.history]), visitor)
             self.courier.order(Courier.listen, visitor.outbox)
             if older is None:
@@ -897,9 +875,7 @@ class Courier:
         self.needs_thread = False  # something is to be watched that the thread does not know of
         self.asleep = False  # the thread is, or is about to be
         self.selector = selectors.DefaultSelector()
-        self.waker, self.wakeful = socket.socketpair()
-        for end in (self.waker, self.wakeful):
-            end.setblocking(False)
+        self.wakeful, self.waker = wake_up_pair()
         self.selector.register(self.wakeful, selectors.EVENT_READ)
 
     def order(self, step: Step, outbox: Outbox, data: bytes = b"") -> None:
@@ -961,8 +937,7 @@ class Courier:
         left = self.next_deadline - time.monotonic() if idle else 0
         self.selector.select(None if left == math.inf else max(0, left))
         self.asleep = False
-        with contextlib.suppress(BlockingIOError):
-            self.wakeful.recv(4096)
+        drain(self.wakeful)
 
     def _work(self) -> None:
         """Do all there is to do, and keep the turn meanwhile."""
@@ -1419,36 +1394,39 @@ class Hashing:
     LOGIN, NEW_ACCOUNT = 0, 1
 
     def __init__(self) -> None:
-        self.queue: queue.PriorityQueue[tuple[int, float, int, Future[Any], Callable[[], Any]]]
-        self.queue = queue.PriorityQueue()
+        self.queue: queue.PriorityQueue[tuple[Any, ...]] = queue.PriorityQueue()
         self.numbers = itertools.count()  # who is equal otherwise comes in order
         self.lately = Allowance(0, 1.0)  # by address
         for _ in range(CORES):  # now, as there may be no threads to be had later
             threading.Thread(target=self._run, name="hashing", daemon=True).start()
 
-    def run(self, kind: int, network: bytes, task: Callable[[], Result]) -> Result:
-        """Return what the task returns, or raise what it raises, once its turn has come."""
-        future: Future[Result] = Future()
+    def run(
+        self,
+        kind: int,
+        network: bytes,
+        task: Callable[[], Result],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Result | None:
+        """Return what the task returns, or raise what it raises, once its turn has come.
+
+        network: whom it is for. None if the result is not wanted any more by then.
+        """
+        future: Future[Result | None] = Future()
         had = self.lately.spend(network)
-        self.queue.put((kind, had, next(self.numbers), future, task))
+        self.queue.put((kind, had, next(self.numbers), future, is_wanted, task))
         return future.result()
 
     def _run(self) -> None:
-        be_nice()
+        if sys.platform == "linux":  # let chat go first, where a thread has its own priority
+            with contextlib.suppress(OSError):  # not permitted in some containers
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while True:
-            *_, future, task = self.queue.get()
+            *_, future, is_wanted, task = self.queue.get()
             try:
-                future.set_result(task())
+                future.set_result(task() if is_wanted() else None)
             except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
                 future.set_exception(error)
-            del future, task  # or they would be kept until the next one comes
-
-
-def be_nice() -> None:
-    """Let chat go first, where a thread has a priority of its own (which it can never raise)."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # not permitted in some containers
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            del future, is_wanted, task  # or they would be kept until the next one comes
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1696,8 +1674,8 @@ class Accounts:
     def add(self, userid: str, record: str) -> bool:
         """Write an account and sync it to disk; return False if the UserID is taken.
 
-        Costs the same however many accounts there are. Raises OSError or AccountsError if it
-        cannot be saved; the file is then as it was.
+        Costs the same however many accounts there are. Raises AccountsError if it cannot be saved;
+        the file is then as it was.
         """
         patience = time.monotonic() + 5 * SETTLED_SECONDS
         self.refresh()
@@ -1720,6 +1698,8 @@ class Accounts:
                             + [""]
                         )
                     )
+                except OSError as error:
+                    raise AccountsError(explain(error)) from None
                 finally:
                     self.is_writing = False
                 if is_saved:
@@ -1949,30 +1929,24 @@ class Server:
     """A room that is open to the network."""
 
     def __init__(self, options: argparse.Namespace, accounts: Accounts, display: Display) -> None:
-        """Listen, and start what delivers. Raises OSError if it cannot."""
+        """Listen, and make what serves. Raises OSError if it cannot."""
         self.options = options
         self.listener = listen(options.host, options.port)
         self.accounts = accounts
         self.display = display
         self.courier = Courier()
         self.room = Room(self.courier, display, options.max_clients, options.history)
+        self.hashing = Hashing()
         self.services = Services(
-            self.room,
-            self.courier,
-            display,
-            accounts,
-            Hashing(),
-            not options.no_newuser,
-            Allowance(BURST, 1 / options.rate if options.rate else 0.0),
-            Allowance(FAILURES, FAILURE_SECONDS),
-            Allowance(NEW_ACCOUNTS, FAILURE_SECONDS),
+            *(self.room, self.courier, display, accounts, self.hashing, not options.no_newuser),
+            lines=Allowance(BURST, 1 / options.rate if options.rate else 0.0),
+            failures=Allowance(FAILURES, FAILURE_SECONDS),
+            new_accounts=Allowance(NEW_ACCOUNTS, FAILURE_SECONDS),
         )
-        self.stopping = False
-        self.closing = threading.Event()
+        self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_thread = threading.Thread(target=self._run_courier, daemon=True)
-        self.wakeful, self.waker = socket.socketpair()
-        self.waker.setblocking(False)
+        self.wakeful, self.waker = wake_up_pair()
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.wakeful, selectors.EVENT_READ)
         self.selector.register(self.listener, selectors.EVENT_READ)
@@ -1981,38 +1955,35 @@ class Server:
         """Run the room until a signal stops it; return whether all went well."""
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        handle_signals(self._on_signal, self._on_hangup)
+        handle_signals(self._on_stop, self._on_hangup)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
-        for line in self._opening():
-            self.display.show(line)
-        while not self.stopping and self.courier_thread.is_alive():
+        self._announce()
+        while not self.stopping.is_set() and self.courier_thread.is_alive():
             now = time.monotonic()
             self.selector.select(self.room.expire(now) - now)
-            if not self.stopping:
+            drain(self.wakeful)
+            if not self.stopping.is_set():
                 self._accept_all()
         return self._stop()
 
-    def _opening(self) -> Iterator[str]:
-        """Yield the first lines on the display."""
+    def _announce(self) -> None:
+        """Show the first lines: where the room is, how others join, whose password all know."""
         host, port = self.listener.getsockname()[:2]
         kept = f", last {self.options.history} lines kept" if self.options.history else ""
-        yield (
-            f"Chat room server on {show_address(host, port)}, "
-            f"room for {self.room.limit}{kept}. Ctrl-C stops it."
-        )
-        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
-            other_port = f" --port {port}" if port != PORT else ""
-            yield f"Others join with: python client.py --host {reached}{other_port}"
-            open_to_all = [name for name in SHIPPED if self.accounts.is_as_shipped(name)]
-            if open_to_all:
-                yield (
-                    f"Anyone can log in as {', '.join(open_to_all)}: "
-                    "they have the passwords that came with this program."
-                )
+        place = f"{show_address(host, port)}, room for {self.room.limit}{kept}"
+        self.display.show(f"Chat room server on {place}. Ctrl-C stops it.")
+        if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return
+        reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
+        other_port = f" --port {port}" if port != PORT else ""
+        self.display.show(f"Others join with: python client.py --host {reached}{other_port}")
+        known = ", ".join(name for name in SHIPPED if self.accounts.is_as_shipped(name))
+        if known:
+            reason = "they have the passwords that came with this program"
+            self.display.show(f"Anyone can log in as {known}: {reason}.")
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping.set()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
@@ -2027,27 +1998,21 @@ class Server:
 
     def _watch(self) -> None:
         """Look at users.txt while anybody is in, and at what strangers do. A thread of its own."""
-        generation = 0
-        while not self.closing.wait(WATCH_SECONDS):
-            self.display.tell_unshown()
-            if not self.room.users:
-                continue
-            self.accounts.tidy(self._hash_all)
-            if self.accounts.is_settled() and generation != self.accounts.generation:
-                generation = self.accounts.generation
-                self.room.show_the_door(self.accounts.records.__contains__)
 
-    def _hash_all(self, passwords: Sequence[str]) -> list[str]:
-        hashing = self.services.hashing
-        return [
-            hashing.run(Hashing.NEW_ACCOUNT, b"", partial(hash_password, password))
-            for password in passwords
-        ]
+        def hash_all(passwords: Sequence[str]) -> list[str]:
+            run = partial(self.hashing.run, Hashing.NEW_ACCOUNT, b"")
+            return [str(run(partial(hash_password, password))) for password in passwords]
+
+        generation = 0
+        while not self.stopping.wait(WATCH_SECONDS):
+            self.display.tell_unshown()
+            if self.room.users:
+                self.accounts.tidy(hash_all)
+                if self.accounts.is_settled() and generation != self.accounts.generation:
+                    generation = self.accounts.generation
+                    self.room.show_the_door(self.accounts.records.__contains__)
 
     def _accept_all(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self.wakeful.setblocking(False)
-            self.wakeful.recv(4096)
         for _ in range(LOBBY):  # then back to look at the clock and for signals
             try:
                 connection, address = self.listener.accept()
@@ -2055,23 +2020,21 @@ class Server:
                 return
             except OSError as error:
                 if error.errno in SHORTAGES:
-                    self._wait_for_descriptors(error)
+                    if not self.short_of_descriptors:
+                        self.short_of_descriptors = True
+                        self.display.show(f"New connections have to wait: {explain(error)}.")
+                    # No event tells when they come back.
+                    select.select([self.wakeful], [], [], ACCEPT_PAUSE)
                     return
                 continue  # that connection is gone already, which concerns nobody else
             if self.short_of_descriptors:
                 self.short_of_descriptors = False
                 self.display.show("Accepting connections again.")
-            self._start_session(connection, address)
+            self._start_session(connection, *address[:2])
 
-    def _wait_for_descriptors(self, error: OSError) -> None:
-        if not self.short_of_descriptors:
-            self.short_of_descriptors = True
-            self.display.show(f"New connections have to wait: {explain(error)}.")
-        select.select([self.wakeful], [], [], ACCEPT_PAUSE)  # no event tells when they come back
-
-    def _start_session(self, connection: socket.socket, address: tuple[str, int]) -> None:
+    def _start_session(self, connection: socket.socket, host: str, port: int) -> None:
         configure(connection)
-        session = Session(self.services, connection, *address[:2])
+        session = Session(self.services, connection, host, port)
         self.room.arrive(session.visitor)
         try:
             # threading.Thread waits for each to start, and keeps 3 kB for it that nobody asks for.
@@ -2079,12 +2042,12 @@ class Server:
         except RuntimeError as error:
             self.display.show_stranger(f"Connection refused: {error}.", session.visitor.address)
             session.leave("Denied. The server is busy.")
-            session.release()
+            session.order(Courier.release)
 
     def _stop(self) -> bool:
         deadline = time.monotonic() + STOP_SECONDS
         went_well = self.courier_thread.is_alive()
-        self.closing.set()
+        self.stopping.set()
         self.listener.close()
         self.room.close()
         self.courier.stop()
@@ -2098,15 +2061,27 @@ class Server:
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+def wake_up_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two ends: who waits for the first, with other sockets, is woken through the second."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    return ends
+
+
+def drain(wakeful: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        wakeful.recv(4096)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # Of a name that leads to both, IPv4: `localhost` must suit the client's default.
     family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
     both = host == "::" and socket.has_dualstack_ipv6()
-    listener = socket.create_server(
-        address[:2], family=family, backlog=LISTEN_BACKLOG, dualstack_ipv6=both
-    )
+    create = partial(socket.create_server, address[:2], family=family, backlog=LISTEN_BACKLOG)
+    listener = create(dualstack_ipv6=both)
     # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
     set_option(listener, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     listener.setblocking(False)
@@ -2130,10 +2105,10 @@ def set_option(connection: socket.socket, level: int, option: int, value: int) -
 
 def address_of_this_machine() -> str:
     """Return the address that others reach this machine by, as well as that can be told."""
+    name = socket.gethostname()
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which interface it would take
         return str(probe.getsockname()[0])
-    name = socket.gethostname()
     with contextlib.suppress(OSError):
         for *_, address in socket.getaddrinfo(name, None, socket.AF_INET):
             if not ipaddress.ip_address(address[0]).is_loopback:
@@ -2141,10 +2116,9 @@ def address_of_this_machine() -> str:
     return name
 
 
-Handler = Callable[[int, "FrameType | None"], None]
-
-
-def handle_signals(stop: Handler, hang_up: Handler) -> None:
+def handle_signals(
+    stop: Callable[[int, FrameType | None], None], hang_up: Callable[[int, FrameType | None], None]
+) -> None:
     """Stop at Ctrl-C, SIGTERM, Windows' Ctrl-Break and a closed terminal.
 
     What was ignored at the start (nohup, a script's `&`) stays ignored. Without a terminal, SIGHUP
@@ -2152,8 +2126,7 @@ def handle_signals(stop: Handler, hang_up: Handler) -> None:
     """
     is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
     handlers = {"SIGINT": stop, "SIGTERM": stop, "SIGBREAK": stop}
-    handlers["SIGHUP"] = stop if is_at_terminal else hang_up
-    for name, handler in handlers.items():
+    for name, handler in {**handlers, "SIGHUP": stop if is_at_terminal else hang_up}.items():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
@@ -2190,33 +2163,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = error.filename or show_address(options.host, options.port)
-        complain(f"server.py: {where}: {explain(error)}. {advice(error)}".rstrip())
+        advice = "" if error.filename else ADVICE.get(error.errno or 0, "")
+        complain(f"server.py: {where}: {explain(error)}. {advice}".rstrip())
         return 1
     except KeyboardInterrupt:
         return 0
     return 0 if server.serve() else 1
 
 
+ANOTHER_HOST = "Give --host an address of this machine, or 0.0.0.0 for all that it has."
+ADVICE = {
+    errno.EADDRINUSE: "Stop what uses it, or choose another --port.",
+    errno.EACCES: "Choose another --port, over 1023.",
+    errno.EADDRNOTAVAIL: ANOTHER_HOST,
+    socket.EAI_NONAME: ANOTHER_HOST,
+}
 Number = TypeVar("Number", int, float)
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="server.py",
-        description="A chat room. Join it with client.py, or with nc. "
-        "Accounts are kept in users.txt; anyone can make one with newuser.",
+    text = (
+        "A chat room. Join it with client.py, or with nc; anyone can make an account with newuser."
     )
+    parser = argparse.ArgumentParser(prog="server.py", description=text)
     add = parser.add_argument
     size, history = number(int, 1, 1_000_000), number(int, 0, 100_000)
+    pace = f"lines a second from a user past a burst of {BURST}; 0 lifts this ({RATE})"
+    kept = f"public lines that a joiner is told ({HISTORY})"
     add("--host", default=HOST, help=f"address to listen on ({HOST}); 0.0.0.0 for all")
     add("--port", default=PORT, type=number(int, 0, 65535), help=f"0 takes a free one ({PORT})")
     add("--max-clients", default=MAXCLIENTS, type=size, help=f"users in the room ({MAXCLIENTS})")
     add("--users", default=USERS, type=Path, help="file of accounts (users.txt beside this)")
     add("--log", type=Path, help="file to append what is shown to, with time and address")
-    pace = f"lines a second from a user past a burst of {BURST}; 0 lifts this ({RATE})"
     add("--rate", default=RATE, type=number(float, 0, 1_000_000), help=pace)
     add("--no-newuser", action="store_true", help="accept no new accounts")
-    kept = f"public lines that a joiner is told ({HISTORY})"
     add("--history", default=HISTORY, type=history, help=kept)
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser.parse_args(arguments)
@@ -2241,23 +2221,6 @@ def raise_descriptor_limit(max_clients: int) -> None:
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, max_clients + 2 * LOBBY + 64)
     with contextlib.suppress(OSError, ValueError):  # then there are fewer
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def advice(error: OSError) -> str:
-    """Return what to do if the server cannot listen; "" if the error says all there is to say."""
-    is_name = isinstance(error, socket.gaierror)
-    return (
-        ""
-        if error.filename
-        else ADVICE.get(errno.EADDRNOTAVAIL if is_name else error.errno or 0, "")
-    )
-
-
-ADVICE = {
-    errno.EADDRINUSE: "Stop what uses it, or choose another --port.",
-    errno.EACCES: "Choose another --port, over 1023.",
-    errno.EADDRNOTAVAIL: "Give --host an address of this machine, or 0.0.0.0 for all it has.",
-}
 
 
 def complain(line: str) -> None:

@@ -324,7 +324,7 @@ class AccountsTest(unittest.TestCase):
             raise OSError(28, "No space left on device")
 
         real_write = os.write
-        with mock.patch("server.os.write", write_half), self.assertRaises(OSError):
+        with mock.patch("server.os.write", write_half), self.assertRaises(server.AccountsError):
             accounts.add("Mike", server.hash_password("Mike44"))
         self.assertEqual(self.path.read_bytes(), before)
         self.assertNotIn("Mike", accounts.records)
@@ -341,7 +341,7 @@ class AccountsTest(unittest.TestCase):
         with (
             mock.patch("server.os.write", write_half),
             mock.patch("server.os.ftruncate", side_effect=OSError(5, "Input/output error")),
-            self.assertRaises(OSError),
+            self.assertRaises(server.AccountsError),
         ):
             accounts.add("Mike", server.hash_password("Mike44"))
         with mock.patch("server.SETTLED_SECONDS", 0.0):
@@ -360,7 +360,10 @@ class AccountsTest(unittest.TestCase):
         accounts = self.load("(Tom, Tom11)\n")
         self.path.unlink()
         full = OSError(28, "No space left on device")
-        with mock.patch("server.os.write", side_effect=full), self.assertRaises(OSError):
+        with (
+            mock.patch("server.os.write", side_effect=full),
+            self.assertRaises(server.AccountsError),
+        ):
             accounts.add("Mike", server.hash_password("Mike44"))
         self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
         accounts.close()

@@ -21,7 +21,8 @@ class Listener:
         self.ours.settimeout(15)
         self.lost: list[str] = []
         outbox = server.Outbox(theirs, self.lose)
-        self.visitor = server.Visitor(outbox, f"{host}:9", server.network_of(host))
+        network = server.network_of(host)
+        self.visitor = server.Visitor(outbox, f"{host}:9", network, counted_by=network)
 
     def lose(self, reason: str) -> None:
         self.lost.append(reason)
@@ -192,9 +193,8 @@ class RoomTest(RoomBase):
         self.assertEqual(evicted.heard(), ["Denied. The server is busy."])
 
     def test_whoever_is_evicted_cannot_be_counted_on(self) -> None:
-        choose = mock.Mock(side_effect=lambda crowd: crowd[17])
         waiting = [self.listener().arrive() for _ in range(server.LOBBY)]
-        with mock.patch("server.random.choice", choose):
+        with mock.patch("server.random.sample", lambda crowd, size: crowd[17:] + crowd[:17]):
             self.listener().arrive()
         self.assertEqual([x for x in waiting if x.visitor.gone], [waiting[17]])
 

@@ -361,7 +361,7 @@ def check_message(text: str) -> str:
     message = text.replace("\t", " ").strip()
     if not 1 <= len(message) <= 256:
         raise Denied("Denied. Message must be 1 to 256 characters.")
-    if UNSAFE.search(message):
+    if not message.isprintable() and UNSAFE.search(message):  # most need only the quicker look
         raise Denied("Denied. Message must be printable text.")
     return message
 
@@ -1224,9 +1224,8 @@ class Writer:
             self.news.clear()
             missed = self.missed
             lines = [self.lines.popleft() for _ in range(len(self.lines))]
-            body = line_end + "".join(map(self._form, lines)).encode(
-                self.encoding, "backslashreplace"
-            )
+            text = "".join([self._form(*entry) for entry in lines])
+            body = line_end + text.encode(self.encoding, "backslashreplace")
             data = body + (f"({missed} lines not shown)\n".encode() if missed else b"")
             written, failure = self._write(data)
             with self.gap:
@@ -1238,8 +1237,7 @@ class Writer:
                 line_end = b"" if data[written - 1 : written] == b"\n" else b"\n"
             self.closing.wait(WRITER_BREATH)
 
-    def _form(self, entry: Entry) -> str:
-        seconds, address, line = entry
+    def _form(self, seconds: float, address: str, line: str) -> str:
         if self.name != "log":
             return f"{line}\n"
         moment = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")

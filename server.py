@@ -32,7 +32,7 @@ from __future__ import annotations
 import sys
 
 if sys.version_info < (3, 11):
-    sys.exit(f"server.py needs Python 3.11 or later; this is {sys.version.split()[0]}.")
+    sys.exit(f"server.py needs Python 3.11 or later; this is Python {sys.version.split()[0]}.")
 
 import _thread
 import argparse

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import os
+import pty
 import re
 import shutil
 import signal
@@ -12,6 +15,7 @@ import sys
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tests.helpers.process import (
     CHEAP_PASSWORD,
@@ -210,6 +214,202 @@ class ProgramTest(ServerTest):
                 with running.login(userid, password):
                     pass
         self.assertEqual((folder / "users.txt").read_bytes(), shipped_users())
+
+
+class OpeningTest(ServerTest):
+    """The first lines tell the one who looks after the room what there is to know."""
+
+    def opening(self, *options: str, users: bytes | None = None) -> list[str]:
+        folder = self.enterContext(temporary_folder())
+        write_cheap_users(folder / "users.txt", ["Tom"])
+        if users is not None:
+            (folder / "users.txt").write_bytes(users)
+        with serving(folder / "users.txt", options) as running:
+            port = running.port
+        return [line.replace(str(port), "PORT") for line in running.display.all()[1:-1]]
+
+    def test_on_a_loopback_address_there_is_nothing_to_add(self) -> None:
+        for host in ("127.0.0.1", "::1", "127.0.0.2", "localhost"):
+            self.assertEqual(self.opening("--host", host, users=shipped_users()), [])
+
+    def test_if_others_can_reach_it_they_are_told_what_to_type(self) -> None:
+        for host in ("0.0.0.0", "::"):
+            (line,) = self.opening("--host", host)
+            self.assertRegex(line, r"^Others join with: python client\.py --host \S+ --port PORT$")
+            self.assertNotRegex(line, r" (0\.0\.0\.0|::|127\.0\.0\.1) ")
+
+    def test_and_who_still_has_the_password_that_came_with_the_program(self) -> None:
+        lines = self.opening("--host", "0.0.0.0", users=shipped_users())
+        known = "they have the passwords that came with this program."
+        self.assertEqual(lines[1:], [f"Anyone can log in as Beth, David, Tom: {known}"])
+
+    def test_localhost_suits_the_clients_default(self) -> None:
+        with running_server(options=("--host", "localhost")) as running:
+            Talker("127.0.0.1", running.port).close()
+
+    def test_an_ipv4_address_is_shown_as_one_also_by_way_of_ipv6(self) -> None:
+        with running_server(options=("--host", "::")) as running:
+            with Talker("127.0.0.1", running.port) as talker:
+                talker.ask("login Tom wrong")
+                line = running.display.until(lambda line: line.startswith("Login failed"))
+                self.assertEqual(line, f"Login failed for Tom from {talker.address}.")
+
+
+class RefusalTest(ServerTest):
+    """One line that says what to do, status 1; 2 for wrong options."""
+
+    def test_only_advice_that_fits(self) -> None:
+        for options, advice in (
+            (("--host", "192.0.2.1"), "Give --host an address of this machine, or 0.0.0.0"),
+            (("--host", "no.such.host.invalid"), "Give --host an address of this machine"),
+        ):
+            folder = self.enterContext(temporary_folder())
+            ended = run_server(*options, "--users", str(folder / "users.txt"))
+            self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+            self.assertIn(advice, ended.stderr)
+            self.assertNotIn("--port", ended.stderr)
+            self.assertEqual(ended.stderr.count("\n"), 1)
+
+    def test_a_wrong_option_is_told_in_a_sentence(self) -> None:
+        for options, sentence in (
+            (("--port", "x"), "argument --port: give a whole number from 0 to 65535"),
+            (("--rate", "nan"), "argument --rate: give a number from 0 to 1000000"),
+            (("--history", "-1"), "argument --history: give a whole number from 0 to 100000"),
+        ):
+            ended = run_server(*options)
+            self.assertEqual(ended.returncode, 2)
+            self.assertIn(sentence, ended.stderr)
+
+    def test_an_older_python_is_told_what_is_needed(self) -> None:
+        for program in (SERVER, SERVER.with_name("client.py")):
+            older = program.read_text().replace("sys.version_info <", "(3, 9) <")
+            older = older.replace("sys.version.split()[0]", "'3.9.18'")
+            ended = subprocess.run(
+                [sys.executable, "-c", older], capture_output=True, text=True, check=False
+            )
+            needs = f"{program.name} needs Python 3.11 or later; this is Python 3.9.18.\n"
+            self.assertEqual((ended.returncode, ended.stderr), (1, needs))
+
+    def test_an_older_python_can_compile_both_files(self) -> None:
+        for program in (SERVER, SERVER.with_name("client.py")):
+            ast.parse(program.read_text(), feature_version=(3, 8))
+
+    def test_without_scrypt_it_says_so(self) -> None:
+        program = altered_server(first="import hashlib; del hashlib.scrypt")
+        ended = subprocess.run(program, capture_output=True, text=True, timeout=15, check=False)
+        self.assertEqual(ended.returncode, 1)
+        self.assertRegex(ended.stderr, r"^server\.py: .*scrypt.*\n$")
+
+    def test_users_that_are_no_regular_file_are_one_line_and_no_wait(self) -> None:
+        folder = self.enterContext(temporary_folder())
+        os.mkfifo(folder / "fifo")
+        (folder / "folder").mkdir()
+        for name in ("fifo", "folder"):
+            ended = run_server("--users", str(folder / name))
+            self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+            line = f"{name} is no regular file. Name another one with --users.\n"
+            self.assertEqual(ended.stderr, line)
+
+    def test_a_log_that_cannot_be_appended_to_at_once_is_one_line(self) -> None:
+        folder = self.enterContext(temporary_folder())
+        os.mkfifo(folder / "fifo")
+        for log in (folder / "fifo", folder):
+            ended = run_server("--log", str(log), "--users", str(folder / "users.txt"))
+            self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+            self.assertRegex(ended.stderr, rf"^server\.py: {log}: [^\n]+\.\n$")
+
+
+class SystemTest(ServerTest):
+    """Signals, streams, logs: what the system around it does."""
+
+    def test_a_rotated_or_removed_log_is_opened_again(self) -> None:
+        folder = self.enterContext(temporary_folder())
+        log = folder / "room.log"
+        running = self.start(options=("--log", str(log)))
+        self.login(running, "Tom")
+        self.wait_for(log, "Tom login.")
+        log.rename(folder / "room.log.1")
+        self.login(running, "David")
+        self.wait_for(log, "David login.")
+        self.assertEqual(log.stat().st_mode & 0o777, 0o600)
+        log.unlink()
+        self.login(running, "Beth")
+        self.wait_for(log, "Beth login.")
+        self.assertNotIn("David", log.read_text())
+
+    def wait_for(self, log: Path, text: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not (log.exists() and text in log.read_text()):
+            self.assertLess(time.monotonic(), deadline, f"{text!r} is not logged")
+            time.sleep(0.01)
+
+    def test_hangup_without_a_terminal_has_the_log_opened_again_and_the_room_goes_on(self) -> None:
+        folder = self.enterContext(temporary_folder())
+        log = folder / "room.log"
+        running = self.start(options=("--log", str(log)))
+        (tom,) = self.login(running, "Tom")
+        running.process.send_signal(signal.SIGHUP)
+        self.assertEqual(tom.ask("who"), "Tom")
+        self.login(running, "Beth")
+        self.wait_for(log, "Beth login.")
+
+    def test_a_closed_terminal_stops_it_as_it_should(self) -> None:
+        folder = self.enterContext(temporary_folder())
+        write_cheap_users(folder / "users.txt", ["Tom"])
+        master, slave = pty.openpty()
+        running = ServerProcess(folder / "users.txt", stdin=slave)
+        try:
+            with running.login("Tom") as tom:
+                running.process.send_signal(signal.SIGHUP)
+                self.assertEqual(tom.rest(), ["The server is shutting down."])
+            self.assertEqual(running.process.wait(PATIENCE), 0)
+        finally:
+            running.stop()
+            os.close(master)
+            os.close(slave)
+
+    def test_a_signal_that_was_ignored_at_the_start_stays_ignored(self) -> None:
+        program = altered_server(first="import signal; signal.signal(2, signal.SIG_IGN)")
+        running = self.start(program=program)
+        (tom,) = self.login(running, "Tom")
+        running.process.send_signal(signal.SIGINT)
+        self.assertEqual(tom.ask("who"), "Tom")
+        self.assertEqual(running.stop(signal.SIGTERM), 0)
+
+    def test_closed_standard_streams_change_nothing(self) -> None:
+        folder = self.enterContext(temporary_folder())
+        log = folder / "log"
+        closed, users = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"), ("--users", str(folder / "u"))
+        process = subprocess.Popen(
+            [*closed, sys.executable, str(SERVER), "--port", "0", "--log", str(log), *users]
+        )
+        try:
+            self.wait_for(log, "Ctrl-C stops it.")
+            process.terminate()
+            self.assertEqual(process.wait(PATIENCE), 0)
+        finally:
+            process.kill()
+            process.wait()
+        self.assertIn("The server is shutting down.", log.read_text())
+
+    def test_an_option_that_a_system_refuses_is_done_without(self) -> None:
+        refuse = """
+import socket
+class Refusing(socket.socket):
+    def setsockopt(self, *arguments):
+        raise OSError(92, "Protocol not available")
+socket.socket = Refusing
+"""
+        running = self.start(program=altered_server(first=refuse))
+        tom, beth = self.login(running, "Tom", "Beth")
+        tom.send("send all hello")
+        beth.expect("Tom: hello")
+
+    def test_both_files_can_be_started_by_their_name(self) -> None:
+        for name in ("server.py", "client.py"):
+            path = ROOT / name
+            self.assertTrue(path.read_text().startswith("#!/usr/bin/env python3\n"), name)
+            self.assertTrue(os.access(path, os.X_OK), name)
 
 
 class BugTest(ServerTest):

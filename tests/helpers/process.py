@@ -123,12 +123,13 @@ class ServerProcess:
         options: Sequence[str] = (),
         *,
         program: Sequence[str] = AS_IT_IS,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         """program: what to run, such as what altered_server returns."""
         self.users = users
         self.process = subprocess.Popen(
             [*program, "--port", "0", "--users", str(users), *options],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(),

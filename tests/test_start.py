@@ -248,11 +248,11 @@ class OpeningTest(ServerTest):
             Talker("127.0.0.1", running.port).close()
 
     def test_an_ipv4_address_is_shown_as_one_also_by_way_of_ipv6(self) -> None:
-        with running_server(options=("--host", "::")) as running:
-            with Talker("127.0.0.1", running.port) as talker:
-                talker.ask("login Tom wrong")
-                line = running.display.until(lambda line: line.startswith("Login failed"))
-                self.assertEqual(line, f"Login failed for Tom from {talker.address}.")
+        running = self.start(options=("--host", "::"))
+        with Talker("127.0.0.1", running.port) as talker:
+            talker.ask("login Tom wrong")
+            line = running.display.until(lambda line: line.startswith("Login failed"))
+            self.assertEqual(line, f"Login failed for Tom from {talker.address}.")
 
 
 class RefusalTest(ServerTest):

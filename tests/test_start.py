@@ -248,7 +248,8 @@ class OpeningTest(ServerTest):
             Talker("127.0.0.1", running.port).close()
 
     def test_an_ipv4_address_is_shown_as_one_also_by_way_of_ipv6(self) -> None:
-        running = self.start(options=("--host", "::"))
+        program = altered_server({"FAILURE_DELAY": 0})
+        running = self.start(options=("--host", "::"), program=program)
         with Talker("127.0.0.1", running.port) as talker:
             talker.ask("login Tom wrong")
             line = running.display.until(lambda line: line.startswith("Login failed"))
@@ -281,18 +282,14 @@ class RefusalTest(ServerTest):
             self.assertIn(sentence, ended.stderr)
 
     def test_an_older_python_is_told_what_is_needed(self) -> None:
-        for program in (SERVER, SERVER.with_name("client.py")):
-            older = program.read_text().replace("sys.version_info <", "(3, 9) <")
-            older = older.replace("sys.version.split()[0]", "'3.9.18'")
-            ended = subprocess.run(
-                [sys.executable, "-c", older], capture_output=True, text=True, check=False
-            )
-            needs = f"{program.name} needs Python 3.11 or later; this is Python 3.9.18.\n"
-            self.assertEqual((ended.returncode, ended.stderr), (1, needs))
+        program = "import runpy, sys; sys.version_info = (3, 9, 6); runpy.run_path(sys.argv[1])"
+        command = [sys.executable, "-S", "-c", program, str(SERVER)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+        self.assertRegex(ended.stderr, r"^server\.py needs Python 3\.11 or later; this is .*\n$")
 
-    def test_an_older_python_can_compile_both_files(self) -> None:
-        for program in (SERVER, SERVER.with_name("client.py")):
-            ast.parse(program.read_text(), feature_version=(3, 8))
+    def test_an_older_python_can_compile_it_and_so_gets_there(self) -> None:
+        ast.parse(SERVER.read_text(), feature_version=(3, 8))
 
     def test_without_scrypt_it_says_so(self) -> None:
         program = altered_server(first="import hashlib; del hashlib.scrypt")
@@ -422,7 +419,7 @@ class BugTest(ServerTest):
             with running.connect() as tom:
                 tom.send(f"login Tom {CHEAP_PASSWORD}")
                 self.assertEqual(running.process.wait(PATIENCE), 1)
-            self.assertIn("TypeError: 'NoneType' object is not callable", running.errors.all())
+            self.assertIn("Traceback (most recent call last):", running.errors.all())
         finally:
             running.stop()
 

@@ -209,7 +209,7 @@ class DoorTest(ServerTest):
             self.assertEqual(sum(int(line[1]) for line in shown[1:]), 4)
 
     def test_a_password_typed_in_the_names_place_is_neither_shown_nor_logged(self) -> None:
-        running = self.start()
+        running = self.start(program=altered_server({"FAILURE_DELAY": 0}))
         self.connect(running).ask("login David22 David")
         line = running.display.until(lambda line: line.startswith("Login failed"))
         self.assertNotIn("David22", line)
@@ -236,7 +236,7 @@ class GoneTest(ServerTest):
         tom.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         tom.send(*["who"] * 30)
         tom.expect(*["Tom"] * 20)
-        tom.socket.settimeout(0.5)
+        tom.socket.settimeout(0.2)
         sent = 0
         with contextlib.suppress(TimeoutError):
             while True:
@@ -244,7 +244,7 @@ class GoneTest(ServerTest):
         self.assertLess(sent, 24 * 1024)
 
     def test_what_came_before_an_end_of_file_is_obeyed(self) -> None:
-        running = self.start(options=("--rate", "100"))
+        running = self.start(options=("--rate", "400"))
         tom, beth = self.login(running, "Tom", "Beth")
         tom.send(*[f"send all {number}" for number in range(60)])
         tom.finish()
@@ -316,6 +316,7 @@ class EditedTest(ServerTest):
         "WATCH_SECONDS": 0.02,
         "SETTLED_SECONDS": 0.1,
         "HASH_COST": (1, 1, 1),
+        "FAILURE_DELAY": 0,
     }
 
     def test_whose_account_is_removed_is_shown_the_door(self) -> None:

@@ -1956,7 +1956,7 @@ class Server:
         handle_signals(self._on_stop, self._on_hangup)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self._announce()
-        while not self.stopping.is_set() and self.courier_thread.is_alive():
+        while not self.stopping.is_set():
             now = time.monotonic()
             self.selector.select(self.room.expire(now) - now)
             drain(self.wakeful)
@@ -1991,7 +1991,8 @@ class Server:
     def _run_courier(self) -> None:
         try:
             self.courier.run()
-        finally:
+        finally:  # without it the server must end rather than stand dumb
+            self.stopping.set()
             self.waker.send(b"!")
 
     def _watch(self) -> None:
@@ -2044,7 +2045,6 @@ class Server:
 
     def _stop(self) -> bool:
         deadline = time.monotonic() + STOP_SECONDS
-        went_well = self.courier_thread.is_alive()
         self.stopping.set()
         self.listener.close()
         self.room.close()
@@ -2052,7 +2052,7 @@ class Server:
         self.courier_thread.join(STOP_SECONDS)
         for writer in self.display.writers:
             writer.close(max(0.2, deadline - time.monotonic()))
-        return went_well
+        return not self.courier.broken
 
 
 # What accept fails with when something has run out: descriptors here or in all, memory.

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import HealthCheck, configuration, event, given, settings
 from hypothesis import strategies as st
@@ -24,8 +26,8 @@ from hypothesis import strategies as st
 import client
 import server
 from tests.helpers import suite
-from tests.helpers.cases import CASES
-from tests.helpers.grammar import understood
+from tests.helpers.cases import CASES, LOGIN_FIRST, SERVER_ONLY
+from tests.helpers.grammar import OVERLONG, Stream, understood
 from tests.helpers.process import CHEAP_HASH, temporary_folder
 
 # --------------------------------------------------------------------------------------------------
@@ -34,10 +36,12 @@ from tests.helpers.process import CHEAP_HASH, temporary_folder
 
 Outcome = tuple[str, ...] | None  # a command's name and arguments; None where there is none
 
+SPACE, WORD = "[ \u00a0\u3000]", "[^ \u00a0\u3000]+"
 COMMAND = re.compile(
-    r" *(?:(?P<account>(?ai:login|newuser)) +(?P<userid>[^ ]+) +(?P<password>[^ ]+) *"
-    r"|(?ai:send) +(?P<recipient>[^ ]+) (?P<message>.*)"
-    r"|(?P<word>(?ai:who|logout)) *)",
+    rf"{SPACE}*(?:(?P<account>(?ai:login|newuser)){SPACE}+(?P<userid>{WORD}){SPACE}+"
+    rf"(?P<password>{WORD}){SPACE}*"
+    rf"|(?ai:send){SPACE}+(?P<recipient>{WORD}){SPACE}(?P<message>.*)"
+    rf"|(?P<word>(?ai:who|logout)){SPACE}*)",
     re.DOTALL,
 )
 COMMANDS = ", ".join(["login", "newuser", "send", "who", "logout"])
@@ -60,8 +64,11 @@ RESERVED = re.compile("(?ai:all|usage)")
 # Code points of Unicode's property Default_Ignorable_Code_Point that are letters or marks.
 IGNORABLE = {0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, 0xFFA0}
 SAME_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
-# A compatibility form of these kinds is another letter in disguise.
-DISGUISES = {"<font>", "<wide>", "<narrow>", "<super>", "<sub>"}
+OVERLAYS = set(range(0x334, 0x339))
+# Thai and Lao vowels and ligatures that names there cannot do without.
+WELCOME_FORMS = {0xE33, 0xEB3, 0xEDC, 0xEDD}
+# Of Latin, the letters that people write names with: no clicks, no phonetics.
+LATIN = {*range(0x250), *range(0x1E00, 0x1F00)} - {*range(0x1C0, 0x1C4)}
 UNPRINTABLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 FORBIDDEN_IN_MESSAGES = {
     *range(0x20),
@@ -77,11 +84,18 @@ def kind_of(character: str) -> str:
     """Return L for a letter or a digit of a script, M for a mark, d for ASCII signs, x else."""
     if character in "0123456789_-.":
         return "d"
-    decomposed = unicodedata.decomposition(character).split(" ")[0]
-    if ord(character) in IGNORABLE or decomposed in DISGUISES:
+    if ord(character) in IGNORABLE | OVERLAYS or is_disguise(character):
         return "x"
     category = unicodedata.category(character)
     return {"Nd": "N", "Mn": "M", "Mc": "M"}.get(category, "L" if category[0] == "L" else "x")
+
+
+def is_disguise(character: str) -> bool:
+    """Tell whether it, or a part of it, has a compatibility form, or is no letter of names."""
+    parts = unicodedata.normalize("NFD", character)
+    has_form = any(unicodedata.decomposition(part).startswith("<") for part in parts)
+    is_odd_latin = script_of(character) == "LATIN" and ord(character) not in LATIN
+    return is_odd_latin or (has_form and ord(character) not in WELCOME_FORMS)
 
 
 def script_of(character: str) -> str:
@@ -107,6 +121,10 @@ def is_lawful_password(text: str) -> bool:
     return 4 <= len(text) <= 8 and not categories & UNPRINTABLE_CATEGORIES
 
 
+def trimmed(text: str) -> str:
+    return text.replace("\t", " ").strip()
+
+
 def is_lawful_message(text: str) -> bool:
     """text: trimmed."""
     return 1 <= len(text) <= 256 and not FORBIDDEN_IN_MESSAGES & set(map(ord, text))
@@ -116,23 +134,22 @@ def lawful_command(line: bytes) -> Outcome:
     """Return what a line asks for by the specification, or None if it is no command."""
     text = (line[:-1] if line.endswith(b"\r") else line).decode(errors="surrogateescape")
     found = COMMAND.fullmatch(text)
-    if not found or len(line) - line.endswith(b"\r") > 2048:
+    if not found or len(line) - line.endswith(b"\r") > 2048 or has_surrogates(text):
         return None
-    parts = {
-        name: unicodedata.normalize("NFC", part or "") for name, part in found.groupdict().items()
-    }
-    if parts["word"]:
-        return (parts["word"].lower(),)
-    if parts["account"]:
-        is_lawful = is_lawful_userid(parts["userid"]) and is_lawful_password(parts["password"])
-        outcome = (parts["account"].lower(), parts["userid"], parts["password"])
-        return outcome if is_lawful else None
-    message = found["message"].replace("\t", " ").strip(" ")
-    if has_surrogates(message) or not is_lawful_message(message):
-        return None
-    if found["recipient"] == "all":
-        return ("send", "all", message)
-    return ("send", parts["recipient"], message) if is_lawful_userid(parts["recipient"]) else None
+    if found["word"]:
+        return (found["word"].lower(),)
+    if found["account"]:
+        userid, password = normal(found["userid"], 128), normal(found["password"], 32)
+        is_lawful = is_lawful_userid(userid) and is_lawful_password(password)
+        return (found["account"].lower(), userid, password) if is_lawful else None
+    recipient, message = normal(found["recipient"], 128), trimmed(found["message"])
+    recipient = "all" if re.fullmatch("(?ai:all)", recipient) else recipient
+    return ("send", recipient, message) if is_lawful_message(message) else None
+
+
+def normal(text: str, longest: int) -> str:
+    """Return text in NFC, but what is refused by its length as it is."""
+    return text if len(text) > longest else unicodedata.normalize("NFC", text)
 
 
 def has_surrogates(text: str) -> bool:
@@ -187,12 +204,12 @@ messages = st.one_of(
     any_text,
     st.builds(
         lambda unit, count, ends: ends + unit * count + ends,
-        st.sampled_from(["x", "é", "\U0001f600", " ", "a b"]),
+        st.sampled_from(["x", "é", "\U0001f600", " ", "a b", "\u0301\u0327"]),
         st.sampled_from([1, 85, 86, 255, 256, 257, 2030]),
-        st.sampled_from(["", " ", "\t", "  \t"]),
+        st.sampled_from(["", " ", "\t", "  \t", "\u3000", "\x1c\u2003"]),
     ),
 )
-gaps = st.sampled_from([" ", " ", " ", "  ", "", "\t", "\u00a0"])
+gaps = st.sampled_from([" ", " ", " ", "  ", "", "\t", "\u00a0", "\u3000 "])
 words = st.one_of(
     st.sampled_from(
         ["login", "newuser", "send", "who", "logout", "SEND", "Who", "\u017fend", "help"]
@@ -219,7 +236,7 @@ lines = st.one_of(
     ),
     any_text.map(str.encode),
     st.binary(max_size=60),
-    st.sampled_from([case.encode() for case, _ in CASES]),
+    st.sampled_from([case.encode() for case, _ in [*CASES, *SERVER_ONLY]]),
 )
 
 
@@ -237,9 +254,9 @@ def commands_are_what_the_specification_says(line: bytes) -> None:
     if lawful:
         event("a command")
         assert outcome == lawful, (line, outcome, lawful)
-    elif outcome is None:
+    elif outcome == ():
         event("an empty line")
-        assert not line.removesuffix(b"\r").strip(b" "), line
+        assert re.fullmatch(f"{SPACE}*\r?", line.decode()), line
     else:
         event("a refusal")
         assert isinstance(outcome, str), (line, outcome)
@@ -256,29 +273,40 @@ def commands_survive_rendering(line: bytes) -> None:
         assert understood(render(outcome)) == outcome
 
 
+@given(lines)
+def before_login_only_send_and_who_differ(line: bytes) -> None:
+    """At the door `send` and `who`, well-formed or not, are answered that a login comes first."""
+    line = line.replace(b"\n", b"")
+    outcome = understood(line, is_logged_in=False)
+    text = line.removesuffix(b"\r").decode(errors="surrogateescape")
+    is_readable = len(line.removesuffix(b"\r")) <= 2048 and not has_surrogates(text)
+    if is_readable and re.match(f"{SPACE}*(?ai:send|who)(?:{SPACE}|$)", text):
+        event("asked to log in")
+        assert outcome == LOGIN_FIRST, (line, outcome)
+    else:
+        assert outcome == understood(line), (line, outcome)
+
+
 # What the client leaves to the server: which characters a UserID, a password or a message may hold.
 OF_CHARACTERS = re.compile(
     r"Denied\. (?:UserID may hold|UserID \"|Password must be printable|Message must be printable).*"
 )
 
 
-@given(lines)
-def client_refuses_what_the_server_refuses(line: bytes) -> None:
+@given(lines, st.booleans())
+def client_refuses_what_the_server_refuses(line: bytes, is_logged_in: bool) -> None:
     """What the client refuses the server refuses, in the same words unless it is for characters."""
     line = line.replace(b"\n", b"")
-    outcome = understood(line)
+    outcome = understood(line, is_logged_in)
+    is_of_characters = isinstance(outcome, str) and OF_CHARACTERS.fullmatch(outcome)
     try:
-        client.check(line)
+        words = client.check(client.decode(line), is_logged_in)
     except client.Denied as denied:
-        assert isinstance(outcome, str), (line, str(denied), outcome)
-        assert outcome == str(denied) or OF_CHARACTERS.fullmatch(outcome), (
-            line,
-            str(denied),
-            outcome,
-        )
+        refusal = str(denied)
+        assert outcome == refusal or is_of_characters, (line, refusal, outcome)
     else:
-        is_passed = not isinstance(outcome, str) or OF_CHARACTERS.fullmatch(outcome)
-        assert is_passed, (line, outcome)
+        assert is_of_characters or isinstance(outcome, tuple), (line, outcome)
+        assert is_of_characters or words[:1] == outcome[:1], (line, words, outcome)
 
 
 two_scripts = st.lists(st.sampled_from(sorted(SCRIPTS)), min_size=2, max_size=2, unique=True)
@@ -313,12 +341,28 @@ def one_script_is_accepted(script: str, data: st.DataObject) -> None:
 # Framing.
 # --------------------------------------------------------------------------------------------------
 
-runs = st.builds(
-    lambda token, count: token * count,
-    st.sampled_from([b"x", b"\n", b"\r", b"\r\n", b"\xc3\xa9", b"\xff", b"\x00", b"who\n"]),
-    st.sampled_from([1, 1, 2, 3, 1023, 2046, 2047, 2048, 2049, 2050, 2051, 5000]),
-)
-OVERLONG = b"(overlong)"
+counts = st.sampled_from([1, 1, 1, 2, 3, 680, 1023, 2045, 2046, 2047, 2048, 2049, 2050, 2051, 5000])
+TEXT = [b"x", b"\n", b"\r", b"\r\n", b"\r\0", b"\0", b"\xc3\xa9", b"\xef\xbb\xbf", b"who\n"]
+TELNET = [
+    b"\xff",
+    b"\xff\xff",
+    b"\xff\xf4",
+    b"\xff\xf1",
+    b"\xff\xfb\n",
+    b"\xff\xfd\x06",
+    b"\xff\xfd",
+]
+TELNET += [
+    b"\xff\xfc\x01",
+    b"\xff\xfa",
+    b"\xff\xfa\x1f\0P\0\n\xff\xf0",
+    b"\xff\xf0",
+    b"\xf0",
+    b"\xff\x41",
+]
+runs = st.builds(lambda token, count: token * count, st.sampled_from(TEXT + TELNET), counts)
+short_runs = st.builds(bytes.__mul__, st.sampled_from(TEXT + TELNET), st.integers(1, 3))
+streams = st.lists(st.one_of(short_runs, short_runs, runs, st.binary(max_size=20)), max_size=10)
 
 
 def judged(line: bytes) -> bytes:
@@ -327,33 +371,155 @@ def judged(line: bytes) -> bytes:
     return OVERLONG if len(line) > 2048 else line
 
 
-def reference_lines(stream: bytes) -> list[bytes]:
-    *whole, tail = stream.split(b"\n")
-    # A CR may still turn out to belong to the line end, so one byte more decides.
-    return [judged(line) for line in whole] + [OVERLONG] * (len(tail) > 2049)
-
-
-@given(st.lists(st.one_of(runs, st.binary(max_size=20)), max_size=8), st.data())
-def cutting_changes_nothing(parts: list[bytes], data: st.DataObject) -> None:
-    """Any cutting of any bytes gives the same lines, and the buffer has a bound."""
-    stream = b"".join(parts)
-    cut = st.one_of(st.integers(0, len(stream)), st.integers(2040, 2060))
-    places = sorted({min(place, len(stream)) for place in data.draw(st.lists(cut, max_size=12))})
+def hold_framed(stream: bytes, places: Iterable[int]) -> None:
+    """Hold what is framed, cut at these places, to what the specification says of the whole."""
+    wanted = Stream.of(stream)
     framing = server.Framing()
     got: list[bytes] = []
     for start, end in itertools.pairwise([0, *places, len(stream)]):
         got += map(judged, framing.feed(stream[start:end]))
-        assert len(framing.tail) <= 2049, len(framing.tail)
-    assert got == reference_lines(stream)
+        assert len(framing.tail + framing.command) <= 2049, (framing.tail, framing.command)
+    assert got == list(map(judged, wanted.lines))
+    assert framing.answers == wanted.answers
+    event(f"{len(wanted.answers) > 0} answers, {OVERLONG in wanted.lines} overlong")
 
 
-@given(st.lists(runs, max_size=3))
+@given(streams, st.data())
+def cutting_changes_nothing(parts: list[bytes], data: st.DataObject) -> None:
+    """Any cutting of any bytes gives the same lines and answers, and what is held has a bound."""
+    stream = b"".join(parts)
+    cut = st.one_of(st.integers(0, len(stream)), st.integers(2040, 2060))
+    places = data.draw(st.lists(cut, max_size=12))
+    hold_framed(stream, sorted({min(place, len(stream)) for place in places}))
+
+
+@given(streams)
 def single_bytes_change_nothing(parts: list[bytes]) -> None:
-    """Bytes that come one by one give the same lines."""
+    """Bytes that come one by one give the same lines and answers."""
     stream = b"".join(parts)[:6000]
-    framing = server.Framing()
-    pieces = (framing.feed(stream[index : index + 1]) for index in range(len(stream)))
-    assert [judged(line) for piece in pieces for line in piece] == reference_lines(stream)
+    hold_framed(stream, range(len(stream)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Limits.
+# --------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands for the module time in server.py; hours pass when a property says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0  # seconds; of the epoch as well
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class LeakyBuckets:
+    """The limits told at length: all that ever happened is kept, and gone through each time."""
+
+    def __init__(self, burst: int, seconds: float, remembered: int) -> None:
+        self.burst, self.seconds, self.remembered = burst, seconds, remembered
+        self.events: dict[str, list[tuple[float, int]]] = {}  # key: when, and how many; latest last
+
+    def level(self, key: str, now: float) -> float:
+        """Return how much is in a key's bucket, which leaks one each `seconds`."""
+        level, before = 0.0, 0.0
+        for moment, count in [*self.events.get(key, []), (now, 0)]:
+            level = max(0.0, level - (moment - before) / self.seconds)
+            level = min(max(0.0, level + count), self.burst + server.LOBBY)
+            before = moment
+        return level
+
+    def count(self, key: str, now: float, count: int) -> None:
+        events = self.events.pop(key, [])
+        self.events[key] = [*events, (now, count)]
+        if not self.level(key, now):
+            del self.events[key]
+        if len(self.events) > self.remembered:
+            del self.events[next(iter(self.events))]
+
+    def spend(self, key: str, now: float) -> float:
+        self.count(key, now, 1)
+        return max(0.0, (self.level(key, now) - self.burst) * self.seconds)
+
+    def take(self, key: str, now: float) -> str:
+        """Return the refusal, or nothing."""
+        wait = (self.level(key, now) + 1 - self.burst) * self.seconds
+        if wait > 0:
+            return f"No, try again in {math.ceil(wait)} seconds."
+        self.count(key, now, 1)
+        return ""
+
+
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(["spend", "spend", "take", "take", "give back"]),
+        st.sampled_from("abcd"),
+        st.one_of(st.just(0), st.integers(0, 64), st.integers(0, 100_000)),  # 64ths of a second
+        st.sampled_from([1, 1, 1, 2, 7, 30]),  # times
+    ),
+    max_size=40,
+)
+
+
+# What is counted in 64ths and 8ths of seconds is exact, so that nothing need be nearly right.
+@given(
+    happenings,
+    st.sampled_from([0, 1, 3, 10, 20]),
+    st.sampled_from([0.125, 1.0, 8.0]),
+    st.sampled_from([2, 3, 10_000]),
+)
+def limits_are_leaky_buckets(
+    story: list[tuple[str, str, int, int]], burst: int, seconds: float, remembered: int
+) -> None:
+    """Who is let in, and who waits how long, is what a bucket that leaks evenly says."""
+    clock, buckets = Clock(), LeakyBuckets(burst, seconds, remembered)
+    allowance = server.Allowance(burst, seconds)
+    with mock.patch("server.time", clock), mock.patch("server.REMEMBERED", remembered):
+        for what, key, pause, times in story:
+            clock.now += pause / 64
+            for _ in range(times):
+                match what:
+                    case "spend":
+                        wanted = buckets.spend(key, clock.now)
+                        assert allowance.spend(key) == wanted, (what, key, wanted)
+                    case "take":
+                        assert refusal_of(allowance, key) == buckets.take(key, clock.now)
+                    case "give back":
+                        buckets.count(key, clock.now, -1)
+                        allowance.give_back(key)
+            assert len(allowance.paid_until) <= remembered
+
+
+def refusal_of(allowance: server.Allowance, key: str) -> str:
+    try:
+        allowance.take(key, "No")
+    except server.Denied as denied:
+        return str(denied)
+    return ""
+
+
+@given(st.lists(st.integers(0, 2_000), max_size=200), st.sampled_from([(20, 0.1), (10, 6.0)]))
+def nobody_gets_more_than_a_burst_and_the_rate(pauses: list[int], limit: tuple[int, float]) -> None:
+    """In any stretch of time no more is let in than a burst and what the rate gives meanwhile."""
+    burst, seconds = limit
+    clock, allowance = Clock(), server.Allowance(burst, seconds)
+    let_in: list[float] = []
+    with mock.patch("server.time", clock):
+        for pause in pauses:
+            clock.now += pause / 1000 * seconds
+            if not refusal_of(allowance, "Tom"):
+                let_in.append(clock.now)
+    for first, last in itertools.combinations(range(len(let_in)), 2):
+        stretch = let_in[last] - let_in[first]
+        assert last - first + 1 <= burst + stretch / seconds + 1e-3, (first, last, stretch)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -365,6 +531,7 @@ RECORD = re.compile(
     r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
     r"\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}"
 )
+OWN_HEAD = " $scrypt$ln=1,r=1,p=1$"  # of the second field of a line that the server writes here
 OTHER_HASH = CHEAP_HASH.replace("ln=1,", "ln=14,").replace("r=1,", "r=8,")
 
 
@@ -384,6 +551,23 @@ def is_lawful_record(field: str) -> bool:
         return False
     cost, blocks, lanes = map(int, found.groups())
     return cost < 16 * blocks and 128 * blocks * 2**cost <= 1 << 28 and lanes <= 16
+
+
+def is_cut_short(line: str, others: list[str]) -> bool:
+    """Tell whether a crash may have left a line like this: `others` are the lines behind it."""
+    if "\0" in line:
+        return not any(others)
+    name, comma, rest = line[1:].partition(",")
+    # More may have followed in the name, as "all" alone is no beginning of a file's last line.
+    names = [name] if comma else [name + "0" * count for count in range(4)]
+    field = re.sub("[A-Za-z0-9+/]", "A", rest[len(OWN_HEAD) :])
+    return (
+        not others
+        and line.startswith("(")
+        and any(map(is_lawful_userid, names))
+        and rest[: len(OWN_HEAD)] == OWN_HEAD[: len(rest)]
+        and f"{'A' * 22}${'A' * 43})".startswith(field)
+    )
 
 
 def is_kept(line: str) -> bool:
@@ -444,7 +628,7 @@ users_files = st.one_of(
         st.sampled_from(["", "", "\ufeff"]),
         st.lists(users_lines, max_size=6),
         st.sampled_from(["\n", "\n", "\r\n"]),
-        st.sampled_from(["\n", "\n", "", "\0\0", "\n(Mik", "\n\n"]),
+        st.sampled_from(["\n", "\n", "", "\0\0", "\n(Mik", "\n\n", "\n(Mike, $scrypt$ln=1,r=1,p"]),
     ),
     st.binary(max_size=80),
 )
@@ -473,8 +657,7 @@ def lawful_users(data: bytes) -> dict[str, str] | int:
         if is_kept(line):
             continue
         account = lawful_account(line)
-        is_last = number == len(lines) or ("\0" in line and not any(lines[number:]))
-        if account is None and is_last:
+        if account is None and is_cut_short(line, lines[number:]):
             return users
         if account is None or account[0] in users:
             return number
@@ -500,7 +683,7 @@ def only_defined_accounts_are_read(data: bytes) -> None:
 def hashes_are_read_to_the_letter(record: str) -> None:
     """parse_hash raises ValueError or gives what the string says; nothing in between."""
     try:
-        cost, blocks, lanes, salt, key = server.parse_hash(record)
+        (cost, blocks, lanes), salt, key = server.parse_hash(record)
     except ValueError:
         assert not is_lawful_record(record)
         return
@@ -527,12 +710,12 @@ def hold_loaded(folder: Path, data: bytes) -> None:
     hold_mended(data, after, torn=bool(warnings))
     hold_verified(accounts, data)
     again = server.Accounts(path, warnings.append)
-    again.load()
+    again.open()
     again.close()
     assert (again.records, path.read_bytes()) == (accounts.records, after), "loading twice differs"
     hold_appended(path, after)
     assert path.stat().st_mode & 0o777 == 0o640
-    assert os.listdir(folder) == ["users.txt"]
+    assert sorted(os.listdir(folder)) == [".users.txt.lock", "users.txt"]
 
 
 def hold_mended(before: bytes, after: bytes, torn: bool) -> None:
@@ -594,11 +777,14 @@ def loading_mends_and_keeps(data: bytes) -> None:
 PROPERTIES: list[tuple[Callable[[], None], int, int]] = [
     (commands_are_what_the_specification_says, 20_000, 1_500),
     (commands_survive_rendering, 3_000, 150),
+    (before_login_only_send_and_who_differ, 10_000, 500),
     (mixed_scripts_are_refused, 3_000, 150),
     (one_script_is_accepted, 3_000, 150),
     (client_refuses_what_the_server_refuses, 20_000, 1_000),
     (cutting_changes_nothing, 5_000, 200),
     (single_bytes_change_nothing, 300, 30),
+    (limits_are_leaky_buckets, 3_000, 150),
+    (nobody_gets_more_than_a_burst_and_the_rate, 1_000, 50),
     (only_defined_accounts_are_read, 20_000, 1_000),
     (hashes_are_read_to_the_letter, 5_000, 200),
     (loading_mends_and_keeps, 2_000, 150),

@@ -31,7 +31,9 @@ class Stream:
     It shares no code and no pattern with server.Framing, and does not care what it costs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_opening: bool = True) -> None:
+        """is_opening: of a connection, where a byte order mark is dropped."""
+        self.is_opening = is_opening
         self.lines: list[bytes] = []
         self.answers = b""
         self.text = bytearray()  # of the line that has begun
@@ -42,8 +44,8 @@ class Stream:
         self.last = -1  # byte, in a line that is skipped
 
     @classmethod
-    def of(cls, data: bytes) -> Stream:
-        stream = cls()
+    def of(cls, data: bytes, is_opening: bool = True) -> Stream:
+        stream = cls(is_opening)
         for byte in data:
             stream.take(byte)
         return stream
@@ -80,7 +82,8 @@ class Stream:
             self.text.append(byte)
 
     def end_line(self, line: bytes) -> None:
-        self.lines.append(line if self.lines else line.removeprefix("\ufeff".encode()))
+        self.lines.append(line.removeprefix("\ufeff".encode()) if self.is_opening else line)
+        self.is_opening = False
         self.text.clear()
         self.command.clear()
         self.commands = 0

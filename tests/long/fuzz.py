@@ -241,7 +241,7 @@ class Oracle:
 
 def changes_nothing(line: bytes, is_at_door: bool) -> bool:
     """Tell whether bytes leave the connection as it is: who it is, and between two lines."""
-    stream = Stream.of(line)
+    stream = Stream.of(line, is_opening=False)
     commands = [understood(line)[:1] for line in stream.lines]
     is_harmless = ("logout",) not in commands and not (("login",) in commands and is_at_door)
     return is_harmless and stream.is_between_lines
@@ -318,7 +318,7 @@ class Fuzzer:
         """Send bytes in random pieces, reading meanwhile, and hold all replies to the oracle."""
         mark = f"mark{self.tally.replies}"
         data += CLOSING + f"{mark}\n".encode()  # the data may end in half a line, or half a command
-        stream = Stream.of(data)
+        stream = Stream.of(data, is_opening=False)
         wanted = self.oracle.replies(stream.lines)
         self.tally.bytes += len(data)
         self.tally.replies += len(wanted)

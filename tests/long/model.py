@@ -362,7 +362,7 @@ class RoomModel(RuleBasedStateMachine):
         """Bytes that are no commands, in any pieces: a refusal for each line, and no harm done."""
         person = self.pick(number)
         data += CLOSING
-        stream = Stream.of(data)
+        stream = Stream.of(data, is_opening=False)
         replies = [answer_to(person, line) for line in stream.lines]
         if any(reply and isinstance(reply, tuple) for reply in replies):
             return

@@ -18,6 +18,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 from unittest import mock
 
 from hypothesis import HealthCheck, configuration, event, given, settings
@@ -770,6 +771,203 @@ def loading_mends_and_keeps(data: bytes) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# users.txt, while somebody edits it and accounts are made. Hours pass in no time: the server's
+# clock, the times of the file included, is ours.
+# --------------------------------------------------------------------------------------------------
+
+RECENT = 9.5  # seconds; what is made up to ten before an edit that does not know it is put back
+SAVES = ["replace", "in place", "move and write", "append"]
+LINES_OF = {"Tom": CHEAP_HASH, "Beth": CHEAP_HASH, "José": "Pass01", "Иван": "Pass02"}
+
+
+class Edit:
+    """An editor that has read the file, and what its user means to save."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path, self.clock = path, clock
+        self.text = path.read_text() if path.exists() else ""
+        self.known = server.read_users(self.text.encode(), "users.txt").records
+        self.added = ""
+        self.rest: Callable[[], object] | None = None  # of a save that has begun
+
+    def add(self, userid: str) -> None:
+        line = f"({userid}, Pass00)\n"
+        self.added += line
+        self.text += line
+
+    def remove(self, userid: str) -> None:
+        lines = self.text.splitlines(keepends=True)
+        self.text = "".join(line for line in lines if not line.startswith(f"({userid},"))
+
+    def begin(self, manner: str, share: int) -> None:
+        """Save up to a `share` of it, in percent; `rest` does what is left."""
+        data = (self.added if manner == "append" else self.text).encode()
+        cut = len(data) * share // 100
+        if manner == "replace":
+            temporary = self.path.with_name("users.txt.swp")
+            self.rest = lambda: temporary.rename(self.path)
+            self.write(temporary.open("wb"), data, closing=True)
+            return
+        if manner == "move and write" and self.path.exists():
+            self.path.rename(self.path.with_name("users.txt~"))
+        file = self.path.open("ab" if manner == "append" else "wb", buffering=0)
+        self.write(file, data[:cut])
+        self.rest = lambda: self.write(file, data[cut:], closing=True)
+
+    def write(self, file: IO[bytes], data: bytes, closing: bool = False) -> None:
+        file.write(data)
+        file.flush()
+        os.utime(file.fileno(), (self.clock.now, self.clock.now))
+        if closing:
+            file.close()
+
+    def finish(self) -> None:
+        rest, self.rest = self.rest, None
+        if rest:
+            rest()
+
+
+class Office:
+    """A server's accounts, an editor, and which accounts there must and must not be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "users.txt"
+        self.clock = Clock()
+        self.clock.sleep = self.sleep  # type: ignore[method-assign]
+        self.path.write_text("".join(f"({name}, {LINES_OF[name]})\n" for name in LINES_OF))
+        self.path.chmod(0o600)
+        self.mistakes: list[str] = []
+        self.made: dict[str, float] = {}  # by newuser: when
+        self.wanted = set(LINES_OF)
+        self.unwanted: set[str] = set()
+        self.edit: Edit | None = None
+        self.numbers = itertools.count()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        write_all = server.write_all
+
+        def write_in_time(file: int, data: bytes) -> None:
+            write_all(file, data)
+            os.utime(file, (self.clock.now, self.clock.now))
+
+        patched = mock.patch("server.write_all", write_in_time)
+        with mock.patch("server.time", self.clock), patched:
+            self.accounts = server.Accounts(self.path, self.mistakes.append)
+            self.accounts.open()
+            try:
+                yield
+            finally:
+                self.accounts.close()
+
+    def sleep(self, seconds: float) -> None:
+        """Whoever waits for an editor to finish its line sees it finish."""
+        self.clock.now += seconds
+        self.finish()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and the server look at the file, as it does while anybody is in."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(end, self.clock.now + 0.5)
+            self.accounts.tidy(server.hash_passwords)
+
+    def new_user(self) -> None:
+        userid = f"New{next(self.numbers)}"
+        assert self.accounts.add(userid, CHEAP_HASH)
+        self.made[userid] = self.clock.now
+        self.wanted.add(userid)
+
+    def open_editor(self) -> None:
+        if self.edit is None:
+            self.edit = Edit(self.path, self.clock)
+
+    def begin_save(self, manner: str, share: int) -> None:
+        if self.edit is not None and self.edit.rest is None:
+            self.edit.begin(manner, share)
+            self.manner = manner
+
+    def finish(self) -> None:
+        if self.edit is None or self.edit.rest is None:
+            return
+        edit, self.edit = self.edit, None
+        edit.finish()
+        if self.manner == "append":
+            self.wanted |= set(re.findall(r"\((\w+),", edit.added))
+            return
+        saved = set(re.findall(r"\((\w+),", edit.text))
+        recent = {name for name in self.made if self.clock.now - self.made[name] < RECENT}
+        # What it did not know, it overwrote: the server puts back what is recent. What it took out
+        # that is recent cannot be told from that.
+        self.unwanted |= set(edit.known) - saved - set(self.made)
+        self.wanted = saved | (self.wanted & recent) - (set(edit.known) - saved)
+
+    def hold(self) -> None:
+        """Hold the accounts, in memory and in the file, to what they must be."""
+        self.finish()
+        self.wait(5)
+        self.mistakes.clear()  # half a save may look like one
+        self.new_user()
+        self.wait(5)
+        assert not self.mistakes, self.mistakes
+        for records in (
+            self.accounts.records,
+            server.read_users(self.path.read_bytes(), "users.txt").records,
+        ):
+            assert self.wanted <= set(records), (self.wanted - set(records), records)
+            assert not self.unwanted & set(records), self.unwanted & set(records)
+            assert all(len(record) > 8 for record in records.values()), "a plain password stays"
+        for userid in self.wanted & {"José", "Иван"}:
+            assert self.accounts.verify(userid, LINES_OF[userid])
+
+
+office_steps = st.one_of(
+    st.tuples(st.just("newuser")),
+    st.tuples(st.just("newuser")),
+    st.tuples(st.just("wait"), st.sampled_from([0.01, 0.3, 1, 3, 8, 12, 60])),
+    st.tuples(st.just("open")),
+    st.tuples(st.just("add")),
+    st.tuples(st.just("remove"), st.sampled_from([*LINES_OF, "New0", "New1"])),
+    st.tuples(st.just("save"), st.sampled_from(SAVES), st.integers(0, 100)),
+    st.tuples(st.just("save"), st.sampled_from(SAVES), st.integers(0, 100)),
+    st.tuples(st.just("delete")),
+    st.tuples(st.just("login")),
+)
+
+
+@given(st.lists(office_steps, max_size=14))
+def no_account_is_lost_to_an_editor(story: list[tuple[Any, ...]]) -> None:
+    """Whatever newuser and an editor's saves do at the same time, no account is lost."""
+    with temporary_folder() as folder:
+        office = Office(folder)
+        with office.opened():
+            for step, *arguments in story:
+                office.clock.now += 0.01
+                is_saving = office.edit is not None and office.edit.rest is not None
+                match step:
+                    case "newuser":
+                        office.new_user()
+                    case "wait":
+                        if is_saving and arguments[0] >= 1:
+                            office.finish()  # what takes longer cannot be known from a whole file
+                        office.wait(arguments[0])
+                    case "open":
+                        if not is_saving:
+                            office.open_editor()
+                    case "add" if office.edit and not is_saving:
+                        office.edit.add(f"Ed{next(office.numbers)}")
+                    case "remove" if office.edit and not is_saving:
+                        office.edit.remove(arguments[0])
+                    case "save":
+                        office.begin_save(*arguments)
+                    case "delete" if not is_saving:
+                        office.path.unlink(missing_ok=True)
+                    case "login":
+                        office.accounts.verify("Tom", "secret")
+            office.hold()
+
+
+# --------------------------------------------------------------------------------------------------
 # All of them, with as many examples as there is time for.
 # --------------------------------------------------------------------------------------------------
 
@@ -788,6 +986,7 @@ PROPERTIES: list[tuple[Callable[[], None], int, int]] = [
     (only_defined_accounts_are_read, 20_000, 1_000),
     (hashes_are_read_to_the_letter, 5_000, 200),
     (loading_mends_and_keeps, 2_000, 150),
+    (no_account_is_lost_to_an_editor, 3_000, 150),
 ]
 
 

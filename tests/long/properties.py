@@ -9,6 +9,7 @@ shows it.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import itertools
 import math
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-from hypothesis import HealthCheck, configuration, event, given, settings
+from hypothesis import HealthCheck, configuration, event, example, given, settings
 from hypothesis import strategies as st
 
 import client
@@ -532,6 +533,7 @@ RECORD = re.compile(
     r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
     r"\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}"
 )
+UTF8 = codecs.getincrementaldecoder("utf-8")
 OWN_HEAD = " $scrypt$ln=1,r=1,p=1$"  # of the second field of a line that the server writes here
 OTHER_HASH = CHEAP_HASH.replace("ln=1,", "ln=14,").replace("r=1,", "r=8,")
 
@@ -558,6 +560,10 @@ def is_cut_short(line: str, others: list[str]) -> bool:
     """Tell whether a crash may have left a line like this: `others` are the lines behind it."""
     if "\0" in line:
         return not any(others)
+    try:  # it may stop in the middle of a character
+        line = UTF8().decode(line.encode(errors="surrogateescape"))
+    except UnicodeDecodeError:
+        return False
     name, comma, rest = line[1:].partition(",")
     # More may have followed in the name, as "all" alone is no beginning of a file's last line.
     names = [name] if comma else [name + "0" * count for count in range(4)]
@@ -569,6 +575,28 @@ def is_cut_short(line: str, others: list[str]) -> bool:
         and rest[: len(OWN_HEAD)] == OWN_HEAD[: len(rest)]
         and f"{'A' * 22}${'A' * 43})".startswith(field)
     )
+
+
+@given(st.one_of(one_script, st.sampled_from(["allan", "Usage-1", "José", "a" * 32])), st.data())
+def any_beginning_of_an_own_line_is_set_aside(userid: str, data: st.DataObject) -> None:
+    """Whatever a crash leaves of a line that the server was writing, the next start copes."""
+    userid = unicodedata.normalize("NFC", userid)
+    if not is_lawful_userid(userid) or userid == "Tom":
+        return
+    line = f"({userid},{OWN_HEAD}{'A' * 22}${'A' * 43})".encode()
+    near = st.integers(1, len(f"({userid},".encode()))
+    length = data.draw(st.one_of(near, near, st.integers(1, len(line) - 1)))
+    with temporary_folder() as folder:
+        path = folder / "users.txt"
+        path.touch(0o600)
+        path.write_bytes(f"(Tom, {OTHER_HASH})\n".encode() + line[:length])
+        warnings: list[str] = []
+        accounts = server.Accounts(path, warnings.append)
+        accounts.open()
+        accounts.close()
+        assert accounts.records == {"Tom": OTHER_HASH}
+        assert len(warnings) == 1, warnings
+        hold_appended(path, path.read_bytes())
 
 
 def is_kept(line: str) -> bool:
@@ -803,6 +831,10 @@ class Edit:
         """Save up to a `share` of it, in percent; `rest` does what is left."""
         data = (self.added if manner == "append" else self.text).encode()
         cut = len(data) * share // 100
+        if 0 < cut < len(data) and data[cut - 1 : cut] == b"\n":
+            # Half a file that ends with a line looks whole: what newuser appends to that is written
+            # over, and what is left of it behind a shorter rest is a mistake in the file.
+            cut -= 1
         if manner == "replace":
             temporary = self.path.with_name("users.txt.swp")
             self.rest = lambda: temporary.rename(self.path)
@@ -883,6 +915,8 @@ class Office:
             self.edit = Edit(self.path, self.clock)
 
     def begin_save(self, manner: str, share: int) -> None:
+        if manner == "append" and not self.path.exists():
+            return  # there is nothing to append to
         if self.edit is not None and self.edit.rest is None:
             self.edit.begin(manner, share)
             self.manner = manner
@@ -929,13 +963,24 @@ office_steps = st.one_of(
     st.tuples(st.just("add")),
     st.tuples(st.just("remove"), st.sampled_from([*LINES_OF, "New0", "New1"])),
     st.tuples(st.just("save"), st.sampled_from(SAVES), st.integers(0, 100)),
-    st.tuples(st.just("save"), st.sampled_from(SAVES), st.integers(0, 100)),
+    st.tuples(st.just("save"), st.sampled_from(SAVES), st.sampled_from([0, 100])),
     st.tuples(st.just("delete")),
     st.tuples(st.just("login")),
 )
 
 
+GO_ON = ("newuser",)
+
+
 @given(st.lists(office_steps, max_size=14))
+@example([("open",), GO_ON, ("save", "in place", 0), GO_ON])
+@example(
+    [
+        ("open",),
+        *(("remove", userid) for userid in ("Tom", "Beth", "José")),
+        *(("save", "in place", 0), GO_ON, GO_ON, GO_ON),
+    ]
+)
 def no_account_is_lost_to_an_editor(story: list[tuple[Any, ...]]) -> None:
     """Whatever newuser and an editor's saves do at the same time, no account is lost."""
     with temporary_folder() as folder:
@@ -986,6 +1031,7 @@ PROPERTIES: list[tuple[Callable[[], None], int, int]] = [
     (only_defined_accounts_are_read, 20_000, 1_000),
     (hashes_are_read_to_the_letter, 5_000, 200),
     (loading_mends_and_keeps, 2_000, 150),
+    (any_beginning_of_an_own_line_is_set_aside, 3_000, 200),
     (no_account_is_lost_to_an_editor, 3_000, 150),
 ]
 

@@ -146,6 +146,9 @@ def killed_among_newusers(quick: bool) -> str:
 # system call that touches the file, which no kill from outside could aim at.
 # --------------------------------------------------------------------------------------------------
 
+# All that server.py calls between looking at the file and having it on disk.
+CALLS: tuple[str, ...] = ("open", "close", "stat", "fstat", "lseek", "read", "write", "fsync")
+CALLS += ("truncate", "ftruncate", "chmod", "fchmod", "unlink", "replace")
 DEADLY = """
 import signal
 steps = 0
@@ -155,24 +158,40 @@ def deadly(name):
         global steps
         steps += 1
         if steps == {last}:
-            if name == "write":
-                call(arguments[0], bytes(arguments[1])[:len(arguments[1]) * {share} // 100])
-            elif {share} >= 50:
-                call(*arguments, **options)
-            os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                if name == "write":
+                    call(arguments[0], bytes(arguments[1])[:len(arguments[1]) * {share} // 100])
+                elif {share} >= 50:
+                    call(*arguments, **options)
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
         return call(*arguments, **options)
     return step
 def arm():
-    for name in ("write", "fsync", "replace", "fchmod", "open", "close", "ftruncate", "fstat"):
+    for name in {calls!r}:
         setattr(os, name, deadly(name))
 """
-ARM_AT_LOAD = """
-load = server.Accounts.load
+ARM_AT_START = """
+start = server.Accounts.open
 def armed(self):
     arm()
-    load(self)
+    start(self)
     os.kill(os.getpid(), signal.SIGTERM)  # it got through; main sees to the rest
-server.Accounts.load = armed
+server.Accounts.open = armed
+"""
+# As the watch does once a file that an editor saved has stayed as it is. `print` is for the test.
+ARM_AT_TIDY = """
+server.SETTLED_SECONDS = server.WATCH_SECONDS = 0.01
+tidy = server.Accounts.tidy
+def armed(self, hash_all):
+    if self.plain and self.is_settled():
+        arm()
+        tidy(self, hash_all)
+        if not self.plain:
+            print("Replaced.", flush=True)
+    else:
+        tidy(self, hash_all)
+server.Accounts.tidy = armed
 """
 ARM_AT_ADD = """
 add = server.Accounts.add
@@ -182,6 +201,11 @@ def armed(self, userid, record):
     return add(self, userid, record)
 server.Accounts.add = armed
 """
+
+
+def deadly(last: int, share: int) -> str:
+    """Return what has a server die at its step `last`; share: percent of the step that is done."""
+    return DEADLY.format(last=last, share=share, calls=CALLS)
 
 
 def start_and_wait(users: Path, patch: str) -> int:
@@ -228,7 +252,7 @@ def killed_at_each_step_of_hashing(quick: bool) -> str:
         for share in (50,) if quick else (0, 50, 100):
             for last in range(1, 200):
                 lay_out(users, old)
-                patch = DEADLY.format(last=last, share=share) + ARM_AT_LOAD
+                patch = deadly(last, share) + ARM_AT_START
                 status = start_and_wait(users, patch)
                 if status != -signal.SIGKILL:
                     break
@@ -240,6 +264,82 @@ def killed_at_each_step_of_hashing(quick: bool) -> str:
         f"50 plain lines, killed at each of {len(outcomes)} steps of hashing them: "
         f"{outcomes.count(False)} times the old file, {outcomes.count(True)} times the new, whole"
     )
+
+
+def killed_at_each_step_of_setting_aside(quick: bool) -> str:
+    """Dying at any step of setting a torn line aside loses no account, and the next start does."""
+    old, torn = plain_file(5), b"(Victim, $scrypt$ln=4,r=1,p=1$AAAA"
+    steps = 0
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        for share in (50,) if quick else (0, 50, 100):
+            for last in range(1, 200):
+                lay_out(users, old + torn)
+                status = start_and_wait(users, deadly(last, share) + ARM_AT_START)
+                if status != -signal.SIGKILL:
+                    break
+                steps += 1
+                left = users.read_bytes()
+                assert left.startswith((old, b"# the class of 1999\n")), left
+                with serving_all(users, OPTIONS):
+                    assert hashed_in(users) == 5
+                assert not (folder / ".users.txt.new").exists(), "a temporary file stays behind"
+            assert status in (0, -signal.SIGTERM), status
+    return f"killed at each of {steps} steps of setting a torn line aside: all 5 accounts log in"
+
+
+def hashed_in(users: Path) -> int:
+    return sum(LINE.fullmatch(line) is not None for line in users.read_text().splitlines())
+
+
+@contextlib.contextmanager
+def serving_all(users: Path, options: Sequence[str]) -> Iterator[ServerProcess]:
+    """Serve a file that plain_file made, once all of its users have logged in."""
+    userids = re.findall(r"\((User\d+),", users.read_text())
+    with serving(users, options, program=cheap_server()) as process:
+        for userid in userids:
+            process.login(userid, f"Pass{userid.removeprefix('User'):>03}").close()
+        yield process
+
+
+def killed_at_each_step_of_a_replacement(quick: bool) -> str:
+    """Dying while a saved file is hashed under a running server leaves that one or the new one."""
+    outcomes: list[bool] = []
+    with temporary_folder() as folder:
+        users = folder / "users.txt"
+        for share in (50,) if quick else (0, 50, 100):
+            for last in range(1, 100):
+                lay_out(users, plain_file(3))
+                with serving_all(users, OPTIONS):
+                    pass
+                # An editor adds some: what is hashed already stays as it is.
+                edited = users.read_bytes() + b"(User3, Pass003)\n# late\n(User4, Pass004)\n"
+                if not dies_at_replacement(users, edited, deadly(last, share) + ARM_AT_TIDY):
+                    break
+                outcomes.append(hold_old_or_new(users, edited))
+                with serving_all(users, OPTIONS):
+                    assert hashed_in(users) == 5
+            assert hold_old_or_new(users, edited)
+    assert {True, False} == set(outcomes), "not every step was reached"
+    return (
+        f"killed at each of {len(outcomes)} steps of a replacement under a running server: "
+        f"{outcomes.count(False)} times the editor's file, {outcomes.count(True)} times the new, "
+        f"whole; then all log in"
+    )
+
+
+def dies_at_replacement(users: Path, edited: bytes, patch: str) -> bool:
+    process = ServerProcess(users, OPTIONS, program=cheap_server(patch))
+    try:
+        with process.login("User0", "Pass000"):  # nobody looks at the file in an empty room
+            users.write_bytes(edited)
+            lines = iter(process.display.next, None)
+            if any(line == "Replaced." for line in lines):
+                return False
+        assert process.process.wait(PATIENCE) == -signal.SIGKILL
+        return True
+    finally:
+        process.stop()
 
 
 def killed_at_any_time_of_hashing(quick: bool) -> str:
@@ -299,7 +399,7 @@ def killed_at_each_step_of_newuser(quick: bool) -> str:
         for share in (30,) if quick else (0, 1, 30, 99, 100):
             for last in range(1, 50):
                 write_cheap_users(users, ["Tom", "Beth"])
-                patch = DEADLY.format(last=last, share=share) + ARM_AT_ADD
+                patch = deadly(last, share) + ARM_AT_ADD
                 if not dies_at_newuser(users, patch):
                     break
                 steps += 1
@@ -452,6 +552,7 @@ def time_tells_nothing(quick: bool) -> str:
     """
     with temporary_folder() as folder:
         users = folder / "users.txt"
+        users.touch(0o600)
         users.write_text(f"(Tom, {server.hash_password('secret')})\n")
         accounts = server.Accounts(users, warn=print)
         accounts.open()
@@ -476,6 +577,8 @@ CASES = [
         killed_among_newusers,
         killed_at_each_step_of_newuser,
         killed_at_each_step_of_hashing,
+        killed_at_each_step_of_setting_aside,
+        killed_at_each_step_of_a_replacement,
         killed_at_any_time_of_hashing,
         many_accounts,
         other_tools_agree,

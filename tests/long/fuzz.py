@@ -3,11 +3,12 @@
     python -m tests.long.fuzz [--quick] [--seed N]
 
 Fuzzers, in processes of their own, send commands, mutated commands, text of many scripts, overlong
-and empty lines, random bytes in random pieces, and reset connections in the middle. Every reply is
-held to what server.parse says of the line. Meanwhile witnesses in the same room talk to each other:
-each of their lines must reach all others exactly once, in one order, that of the display. At the
-end the server must have the threads and descriptors that it began with, and hardly more memory than
-at half-time. The seed is told, and gives the same lines again.
+and empty lines, telnet commands, random bytes in random pieces, and reset connections in the
+middle. What is a line is told by a framing of the suites' own, and each line's reply is held to
+what server.parse says of it. Meanwhile witnesses in the same room talk to each other: each of their
+lines must reach all others exactly once, in one order, that of the display. At the end the server
+must have the threads and descriptors that it began with, and hardly more memory than at half-time.
+The seed is told, and gives the same lines again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from tests.helpers import suite
 from tests.helpers.cases import CASES
 from tests.helpers.census import settle, take_census
-from tests.helpers.grammar import answered_at_the_door, understood
+from tests.helpers.grammar import CLOSING, LONGEST, Stream, understood
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     PATIENCE,
@@ -81,6 +82,10 @@ BLOCKS = [
 ]
 TABLE = [line.encode() for line, _ in CASES]
 SPLICES = [b" ", b"  ", b"\t", b"\r", b"\0", b"\x1b[2J", b"\xff", b"\xc3", b"all", "é".encode()]
+SPLICES += ["\u00a0".encode(), "\u3000".encode(), b"\r\0"]
+# RFC 854: options asked for, refused and begun, Interrupt Process, a subnegotiation, a byte 255.
+TELNET = [b"\xff\xfd\x06", b"\xff\xfb\n", b"\xff\xfc\x01", b"\xff\xfb", b"\xff\xf4", b"\xff\xf1"]
+TELNET += [b"\xff\xfa\x1f\0P\0\n\xff\xf0", b"\xff\xfa", b"\xff\xf0", b"\xff\xff", b"\xff"]
 
 
 def some_text(chance: random.Random, longest: int = 60) -> str:
@@ -110,7 +115,7 @@ def mutated(chance: random.Random, line: bytes) -> bytes:
         place = chance.randint(0, len(data))
         match chance.randrange(4):
             case 0:
-                data[place:place] = chance.choice(SPLICES)
+                data[place:place] = chance.choice(SPLICES if chance.random() < 0.8 else TELNET)
             case 1:
                 del data[place : place + chance.randint(1, 5)]
             case 2:
@@ -135,14 +140,22 @@ def some_line(chance: random.Random) -> bytes:
         line = b" " * chance.randrange(3)
     else:
         filler = chance.choice([b"x", b"\r", "é".encode(), b"send all "])
-        line = filler * (chance.choice([2047, 2048, 2049, 2050, 3000, 9000]) // len(filler))
+        line = filler * (
+            chance.choice([*range(LONGEST - 1, LONGEST + 3), 3000, 9000]) // len(filler)
+        )
     return line.replace(b"\n", b"") + chance.choice([b"\n", b"\n", b"\r\n"])
 
 
 def blob(chance: random.Random) -> bytes:
     """Return random bytes: all of them, or few of them with many line ends."""
     size = chance.choice([1, 7, 60, 300, 3000])
-    if chance.random() < 0.5:
+    kind = chance.random()
+    if kind < 0.1:
+        pieces = chance.choices(
+            [*TELNET, b"who\n", b"x", b"\r\0", b"\n"], k=chance.randint(1, size)
+        )
+        return b"".join(pieces)
+    if kind < 0.5:
         return chance.randbytes(chance.randint(1, size))
     alphabet = bytes(chance.choices(b"\n\r \0\xff\xc3\xa9sendallwho", k=6))
     return bytes(chance.choices(alphabet, k=chance.randint(1, size)))
@@ -154,17 +167,24 @@ def blob(chance: random.Random) -> bytes:
 
 # What others in the room may cause: nothing else may ever arrive unasked.
 PERSON = r"(?:Fuzzer|Witness)\d+"
+HARMFUL = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 FROM_OTHERS = re.compile(
     rf"{PERSON}(?: joins\.| left\.|(?: \(to {PERSON}\))?: "
-    "[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]{1,256})"
+    f"(?:(?!{HARMFUL}).){{1,256}})"
 )
 # A fuzzer that was reset is out of the room for a moment.
 ABSENT = re.compile(rf"Denied\. {PERSON} is not in the chat room\.")
 NAMES = re.compile(rf"{PERSON}(?:, {PERSON})*")
+TELNET_ANSWER = re.compile(rb"\xff[\xfc\xfe].", re.DOTALL)  # 0xFF is in no UTF-8
 CREATED = re.compile("New user account created\\. Please login\\.")
 EXISTS = re.compile("Denied\\. User account already exists\\.")
 EITHER = re.compile(f"{CREATED.pattern}|{EXISTS.pattern}")  # another fuzzer may have come first
 Reply = str | re.Pattern[str]
+
+
+def as_shown(word: str) -> str:
+    """Return a word that somebody typed as the server shows it."""
+    return "".join("\ufffd" if re.fullmatch(HARMFUL, letter) else letter for letter in word[:32])
 
 
 class Oracle:
@@ -175,14 +195,13 @@ class Oracle:
         self.userid = userid
         self.created: set[str] = set()
 
-    def replies(self, data: bytes) -> list[Reply]:
-        """Return the replies to all lines in `data`, which must be whole."""
-        answers = map(self.reply, data.split(b"\n"))
+    def replies(self, lines: Sequence[bytes]) -> list[Reply]:
+        answers = map(self.reply, lines)
         return [answer for answer in answers if answer is not None]
 
     def reply(self, line: bytes) -> Reply | None:
-        outcome = understood(line) if self.userid else answered_at_the_door(line)
-        if not isinstance(outcome, tuple):
+        outcome = understood(line, is_logged_in=bool(self.userid))
+        if isinstance(outcome, str):
             return outcome
         match outcome:
             case ("login", *_):
@@ -206,7 +225,11 @@ class Oracle:
     def reply_to_send(self, recipient: str, message: str) -> str | None:
         if recipient == self.userid:
             return f"{self.userid} (to {self.userid}): {message}"
-        return None if recipient in PEOPLE else f"Denied. {recipient} is not in the chat room."
+        return (
+            None
+            if recipient in PEOPLE
+            else f"Denied. {as_shown(recipient)} is not in the chat room."
+        )
 
     def is_unasked(self, line: str) -> bool:
         """Tell whether a line may come between the replies: others talk, or are not there."""
@@ -217,11 +240,11 @@ class Oracle:
 
 
 def changes_nothing(line: bytes, is_at_door: bool) -> bool:
-    """Tell whether a line leaves the connection as it is: who it is, and how fast it is read."""
-    outcome = understood(line.removesuffix(b"\n"))
-    if not isinstance(outcome, tuple):
-        return True
-    return outcome[0] != "logout" and not (outcome[0] == "login" and is_at_door)
+    """Tell whether bytes leave the connection as it is: who it is, and between two lines."""
+    stream = Stream.of(line, is_opening=False)
+    commands = [understood(line)[:1] for line in stream.lines]
+    is_harmless = ("logout",) not in commands and not (("login",) in commands and is_at_door)
+    return is_harmless and stream.is_between_lines
 
 
 # --------------------------------------------------------------------------------------------------
@@ -246,6 +269,7 @@ class Tally:
     blobs: int = 0
     bytes: int = 0
     replies: int = 0
+    answers: int = 0  # of telnet
     resets: int = 0
 
     def add(self, other: Tally) -> None:
@@ -266,6 +290,7 @@ class Fuzzer:
 
     def connect(self) -> Talker:
         talker = Talker(*self.address)
+        talker.send("")  # the first bytes of a connection are looked at for what they may be
         if self.userid:
             talker.send(f"login {self.userid} {CHEAP_PASSWORD}")
             talker.expect("login confirmed")
@@ -292,14 +317,18 @@ class Fuzzer:
     def converse(self, data: bytes) -> None:
         """Send bytes in random pieces, reading meanwhile, and hold all replies to the oracle."""
         mark = f"mark{self.tally.replies}"
-        data += f"\n{mark}\n".encode()  # a line end first: the data may end in half a line
-        wanted = self.oracle.replies(data)
+        data += CLOSING + f"{mark}\n".encode()  # the data may end in half a line, or half a command
+        stream = Stream.of(data, is_opening=False)
+        wanted = self.oracle.replies(stream.lines)
         self.tally.bytes += len(data)
         self.tally.replies += len(wanted)
-        self.hold(self.exchange(data, f'Denied. Unknown command "{mark}"'.encode()), wanted)
+        self.tally.answers += len(stream.answers) // 3
+        got, answers = self.exchange(data, f'Denied. Unknown command "{mark}"'.encode())
+        assert answers == stream.answers, (answers[:60], stream.answers[:60])
+        self.hold(got, wanted)
 
-    def exchange(self, data: bytes, last: bytes) -> list[str]:
-        """Send all, and return all lines up to the one that begins with `last`."""
+    def exchange(self, data: bytes, last: bytes) -> tuple[list[str], bytes]:
+        """Return the lines up to the one that begins with `last`, and the answers to telnet."""
         connection = self.talker.socket
         connection.setblocking(False)
         received, seen = bytearray(self.talker.buffer), 0
@@ -322,7 +351,8 @@ class Fuzzer:
                 if not view:
                     selector.modify(connection, selectors.EVENT_READ)
         self.talker.buffer = bytes(received[end + 1 :])
-        return received[:end].decode().split("\n")
+        answers = b"".join(TELNET_ANSWER.findall(received[:end]))
+        return TELNET_ANSWER.sub(b"", received[:end]).decode().split("\n"), answers
 
     def hold(self, got: list[str], wanted: list[Reply]) -> None:
         """Hold lines to the replies, in their order; what others cause may come in between."""
@@ -487,9 +517,11 @@ def share(total: int, number: int) -> int:
 
 
 def running_room() -> contextlib.AbstractContextManager[ServerProcess]:
-    """Hashes cost nothing there, as accounts are made by the thousand; all else is as it is."""
+    """Accounts are made by the thousand there, so they cost nothing; all else is as it is."""
     options = ("--rate", "0", "--max-clients", str(len(PEOPLE)))
-    return running_server(PEOPLE, options, program=altered_server({"HASH_COST": (1, 1, 1)}))
+    return running_server(
+        PEOPLE, options, program=altered_server({"HASH_COST": (1, 1, 1), "NEW_ACCOUNTS": 10**9})
+    )
 
 
 @contextlib.contextmanager
@@ -538,8 +570,9 @@ def lines_and_blobs(lines: int, blobs: int, seed: str) -> str:
     assert growth < MEMORY_LIMIT, f"{growth} bytes more in the second half"
     return (
         f"{total.lines} lines and {total.blobs} blobs ({total.bytes / 1e6:.0f} MB, {total.resets} "
-        f"resets) in {time.monotonic() - began:.0f} s; {total.replies} replies, each as it must "
-        f"be. {len(witnesses[0].sent)} witness lines, each heard once by all, in the display's "
+        f"resets) in {time.monotonic() - began:.0f} s; {total.replies} replies and "
+        f"{total.answers} answers to telnet commands, each as it must be. "
+        f"{len(witnesses[0].sent)} witness lines, each heard once by all, in the display's "
         f"order, worst delay {worst * 1000:.0f} ms, among {witnesses[0].others} lines of fuzzers. "
         f"Server: {before.threads} threads and {before.descriptors} descriptors before, halfway "
         f"and after; memory {before.memory >> 10}, {halfway.memory >> 10} and "

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from tests.helpers import cases, suite
 from tests.helpers.census import HAS_PROC, Census, settle, take_census
-from tests.helpers.grammar import LOGIN_FIRST, Words, answered_at_the_door, understood
+from tests.helpers.grammar import CLOSING, Stream, Words, understood
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     ServerProcess,
@@ -35,35 +35,73 @@ from tests.helpers.process import (
     write_cheap_users,
 )
 from tests.helpers.talker import Talker
-from tests.long.properties import HOT, examples, is_lawful_message
+from tests.long.properties import HOT, examples, is_lawful_message, trimmed
 
 ROOM_LIMIT = 3
 CONNECTIONS = 7
 USERIDS = ["Tom", "Beth", "David", "Иван", "山田さん"]
-# Wrong passwords must cost nothing here, nor hashing; all other constants are the real ones.
-COSTLESS = {"FAILURE_DELAY": 0, "FAILURES": 10**9, "HASH_COST": (1, 1, 1)}
-REFUSALS = {line: refusal for line, refusal in cases.CASES if refusal}
+HISTORY = 3  # lines, where the room keeps some
+# Wrong passwords must cost nothing here, nor hashing, all that strangers do must be shown, and it
+# is always four past twelve; all other constants are the real ones.
+COSTLESS = {
+    "FAILURE_DELAY": 0,
+    "FAILURES": 10**9,
+    "NEW_ACCOUNTS": 10**9,
+    "STRANGER_SECONDS": 0,
+    "HASH_COST": (1, 1, 1),
+}
+PATCH = "server.time.strftime = lambda form: {'%H:%M': '12:04'}[form]"
+# As --history, which would make the server's first line another one than the helpers know.
+KEEPING = """
+class Room(server.Room):
+    def __init__(self, courier, display, limit, history):
+        super().__init__(courier, display, limit, {history})
+server.Room = Room
+"""
+REFUSALS = {
+    line: refusal for line, refusal in [*cases.CASES, *cases.SERVER_ONLY] if refusal is not None
+}
+BYTE_ORDER_MARK = "\ufeff".encode()
+PUTTY = bytes.fromhex("fffb1f fffb20 fffb18 fffb27 fffd01 fffb03 fffd03")  # how it opens
 counter = itertools.count()
+
+
+class Telnet(Talker):
+    """A talker that sets aside what answers its telnet commands: that stands between two lines."""
+
+    answers = b""
+
+    def line(self) -> str | None:
+        while not self.buffer or self.buffer.startswith(b"\xff"):
+            if len(self.buffer) >= 3:
+                self.answers += self.buffer[:3]
+                self.buffer = self.buffer[3:]
+            elif data := self.socket.recv(65536):
+                self.buffer += data
+            else:
+                break
+        return super().line()
 
 
 class Person:
     """A connection in the model: who it is, and what it has yet to be told."""
 
-    def __init__(self, talker: Talker) -> None:
+    def __init__(self, talker: Telnet) -> None:
         self.talker = talker
         self.userid = ""  # empty while not logged in
         self.failures = 0
         self.owed: list[str] = []
+        self.answers = b""  # to telnet commands, so far
 
 
-def answer_to(person: Person, line: bytes) -> Words | str | None:
-    return understood(line) if person.userid else answered_at_the_door(line)
+def answer_to(person: Person, line: bytes) -> Words | str:
+    return understood(line, is_logged_in=bool(person.userid))
 
 
 def refusal_of(person: Person, line: str) -> str:
     """Return what the table of cases says, but that a login comes first."""
     answer = answer_to(person, line.encode())
-    return LOGIN_FIRST if answer == LOGIN_FIRST else REFUSALS[line]
+    return answer if answer == cases.LOGIN_FIRST else REFUSALS[line]
 
 
 picks = st.integers(0, CONNECTIONS - 1)
@@ -75,12 +113,13 @@ sayings = st.one_of(
     st.text(st.sampled_from(HOT), min_size=1, max_size=30),
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=300),
 ).filter(lambda text: is_lawful_message(trimmed(text)))
+TELNET = [b"\xff\xfd\x06", b"\xff\xfb\n", b"\xff\xf4", b"\xff\xfa\n\xff\xf0", b"\xff\xff", b"\xff"]
+babbles = st.one_of(
+    st.binary(max_size=40),
+    st.lists(st.sampled_from([*TELNET, b"x", b"\r\0", b"\n", b"who "]), max_size=8).map(b"".join),
+)
 Spelling = Callable[[str], str]
 somebody_is_there = precondition(lambda self: self.everyone)
-
-
-def trimmed(text: str) -> str:
-    return text.replace("\t", " ").strip(" ")
 
 
 class RoomModel(RuleBasedStateMachine):
@@ -95,6 +134,7 @@ class RoomModel(RuleBasedStateMachine):
         self.everyone: list[Person] = []
         self.accounts = dict.fromkeys(USERIDS, CHEAP_PASSWORD)
         self.shown: list[str] = []  # patterns for the lines that the display owes
+        self.history: list[str] = []  # what a joiner is told
         self.is_settled = True
 
     # What a rule is made of.
@@ -110,13 +150,17 @@ class RoomModel(RuleBasedStateMachine):
         return outside[number % len(outside)] if outside else self.meet()
 
     def meet(self) -> Person:
-        person = Person(self.process.connect())
+        person = Person(Telnet(self.process.host, self.process.port))
         self.everyone.append(person)
         return person
 
     def act(self, person: Person, *lines: str, line_end: str = "\n") -> None:
         self.is_settled = False
         person.talker.send_bytes("".join(line + line_end for line in lines).encode())
+
+    def keep(self, userid: str, said: str) -> None:
+        if self.house.history:
+            self.history = [*self.history, f"{userid} (at 12:04): {said}"][-self.house.history :]
 
     def tell_others(self, person: Person, line: str) -> None:
         for other in self.room.values():
@@ -143,6 +187,8 @@ class RoomModel(RuleBasedStateMachine):
     def collect(self, person: Person, *more: str) -> None:
         owed, person.owed = person.owed, []
         person.talker.expect(*owed, *more)
+        answers = person.talker.answers
+        assert answers == person.answers, (answers, person.answers)
 
     def settle_display(self) -> None:
         shown, self.shown = self.shown, []
@@ -164,20 +210,29 @@ class RoomModel(RuleBasedStateMachine):
             del self.room[person.userid]
             self.tell_others(person, f"{person.userid} left.")
             self.show(f"{person.userid} logout{how}.")
+            if not self.room and self.history:
+                event("the room is empty, and its history forgotten")
+                self.history = []
 
     def say(self, person: Person, said: str) -> None:
         if person.userid:
             self.tell_others(person, f"{person.userid}: {said}")
             self.show(f"{person.userid}: {said}")
+            self.keep(person.userid, said)
         else:
             person.owed.append("Denied. Please login first.")
 
     # Coming.
 
     @precondition(lambda self: len(self.everyone) < CONNECTIONS)
-    @rule(userid=st.one_of(st.none(), st.sampled_from(USERIDS)))
-    def come(self, userid: str | None) -> None:
+    @rule(
+        userid=st.one_of(st.none(), st.sampled_from(USERIDS)),
+        opening=st.sampled_from([b"", b"", BYTE_ORDER_MARK, PUTTY, PUTTY + BYTE_ORDER_MARK]),
+    )
+    def come(self, userid: str | None, opening: bytes) -> None:
         person = self.meet()
+        person.talker.send_bytes(opening)
+        person.answers = Stream.of(opening).answers
         if userid:
             self.log_in(person, userid, str, "\n")
         else:
@@ -206,7 +261,7 @@ class RoomModel(RuleBasedStateMachine):
             person.owed.append(f"Denied. The chat room is full ({ROOM_LIMIT} of {ROOM_LIMIT}).")
             self.shown.append(re.escape(f"Login refused for {userid}") + r"\b.*")
         else:
-            person.owed.append("login confirmed")
+            person.owed += ["login confirmed", *self.history]
             self.enter(person, userid, older)
         self.settle(person)
 
@@ -231,7 +286,8 @@ class RoomModel(RuleBasedStateMachine):
             person.owed.append(f"Denied. You are already logged in as {person.userid}.")
         else:
             person.owed.append("Denied. User name or password incorrect.")
-            self.show(f"Login failed for {userid} from {person.talker.address}.")
+            known = f" for {userid}" if userid in self.accounts else ""
+            self.show(f"Login failed{known} from {person.talker.address}.")
             person.failures += 1
         if person.failures == 3:
             event("three failed logins")
@@ -301,17 +357,20 @@ class RoomModel(RuleBasedStateMachine):
         self.settle(person)
 
     @somebody_is_there
-    @rule(number=picks, data=st.binary(max_size=40), cuts=st.lists(st.integers(0, 40), max_size=3))
+    @rule(number=picks, data=babbles, cuts=st.lists(st.integers(0, 60), max_size=3))
     def babble(self, number: int, data: bytes, cuts: list[int]) -> None:
         """Bytes that are no commands, in any pieces: a refusal for each line, and no harm done."""
         person = self.pick(number)
-        replies = [answer_to(person, line) for line in data.split(b"\n")]
-        if any(isinstance(reply, tuple) for reply in replies):
+        data += CLOSING
+        stream = Stream.of(data, is_opening=False)
+        replies = [answer_to(person, line) for line in stream.lines]
+        if any(reply and isinstance(reply, tuple) for reply in replies):
             return
+        self.is_settled = False
         for start, end in itertools.pairwise([0, *sorted(cuts), len(data)]):
             person.talker.send_bytes(data[start:end])
-        self.act(person, "")
         person.owed += [reply for reply in replies if isinstance(reply, str)]
+        person.answers += stream.answers
         self.settle(person)
 
     @precondition(lambda self: len(self.room) > 1)
@@ -326,6 +385,9 @@ class RoomModel(RuleBasedStateMachine):
             own = [f"{userid}: {burst} {userid} {turn}" for turn in range(count)]
             assert [line for line in display if line.startswith(f"{userid}: ")] == own
             person.owed += [line for line in display if line not in own]
+        for line in display:
+            userid, _, said = line.partition(": ")
+            self.keep(userid, said)
         self.settle()
 
     # Going.
@@ -384,8 +446,10 @@ class RoomModel(RuleBasedStateMachine):
 class House:
     """One server for all examples, so that what one leaves behind is found by the next."""
 
-    def __init__(self, users: Path) -> None:
+    def __init__(self, users: Path, history: int) -> None:
+        """history: lines that the room keeps."""
         self.users = users
+        self.history = history
         self.process: ServerProcess | None = None
         self.is_clean = False  # after a failure it is not, and the next example needs a new one
         self.before: Census | None = None
@@ -394,7 +458,7 @@ class House:
         if self.process is None or not self.is_clean:
             self.stop()
             options = ["--rate", "0", "--max-clients", str(ROOM_LIMIT)]
-            program = altered_server(COSTLESS)
+            program = altered_server(COSTLESS, patch=PATCH + KEEPING.format(history=self.history))
             self.process = ServerProcess(self.users, options, program=program)
             self.before = take_census(self.process.pid) if HAS_PROC else None
         return self.process
@@ -413,12 +477,12 @@ class House:
         assert not (complaints := self.process.errors.all()), complaints
 
 
-def the_room_does_what_the_model_does(quick: bool) -> str:
-    """Everybody sees exactly what the model says, in its order; so does the display."""
-    count = 30 if quick else 400
+def hold_room(quick: bool, history: int) -> str:
+    count = 20 if quick else 250
     with examples(count, quick), temporary_folder() as folder:
+        (folder / "users.txt").touch(0o600)
         write_cheap_users(folder / "users.txt", USERIDS)
-        RoomModel.house = House(folder / "users.txt")
+        RoomModel.house = House(folder / "users.txt", history)
         try:
             run_state_machine_as_test(RoomModel, settings=settings())
             RoomModel.house.close()
@@ -427,7 +491,20 @@ def the_room_does_what_the_model_does(quick: bool) -> str:
     return f"{count} examples of up to {settings().stateful_step_count} steps"
 
 
-CASES = [suite.case_of(the_room_does_what_the_model_does)]
+def the_room_does_what_the_model_does(quick: bool) -> str:
+    """Everybody sees exactly what the model says, in its order; so does the display."""
+    return hold_room(quick, history=0)
+
+
+def a_joiner_is_told_what_was_said(quick: bool) -> str:
+    """The same where lines are kept: a joiner gets the last ones, until the room is empty."""
+    return hold_room(quick, HISTORY)
+
+
+CASES = [
+    suite.case_of(the_room_does_what_the_model_does),
+    suite.case_of(a_joiner_is_told_what_was_said),
+]
 
 if __name__ == "__main__":
     sys.exit(suite.main("tests.long.model", __doc__, CASES))

@@ -9,23 +9,27 @@ shows it.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
+from unittest import mock
 
-from hypothesis import HealthCheck, configuration, event, given, settings
+from hypothesis import HealthCheck, configuration, event, example, given, settings
 from hypothesis import strategies as st
 
 import client
 import server
 from tests.helpers import suite
-from tests.helpers.cases import CASES
-from tests.helpers.grammar import understood
+from tests.helpers.cases import CASES, LOGIN_FIRST, SERVER_ONLY
+from tests.helpers.grammar import OVERLONG, Stream, understood
 from tests.helpers.process import CHEAP_HASH, temporary_folder
 
 # --------------------------------------------------------------------------------------------------
@@ -34,10 +38,12 @@ from tests.helpers.process import CHEAP_HASH, temporary_folder
 
 Outcome = tuple[str, ...] | None  # a command's name and arguments; None where there is none
 
+SPACE, WORD = "[ \u00a0\u3000]", "[^ \u00a0\u3000]+"
 COMMAND = re.compile(
-    r" *(?:(?P<account>(?ai:login|newuser)) +(?P<userid>[^ ]+) +(?P<password>[^ ]+) *"
-    r"|(?ai:send) +(?P<recipient>[^ ]+) (?P<message>.*)"
-    r"|(?P<word>(?ai:who|logout)) *)",
+    rf"{SPACE}*(?:(?P<account>(?ai:login|newuser)){SPACE}+(?P<userid>{WORD}){SPACE}+"
+    rf"(?P<password>{WORD}){SPACE}*"
+    rf"|(?ai:send){SPACE}+(?P<recipient>{WORD}){SPACE}(?P<message>.*)"
+    rf"|(?P<word>(?ai:who|logout)){SPACE}*)",
     re.DOTALL,
 )
 COMMANDS = ", ".join(["login", "newuser", "send", "who", "logout"])
@@ -60,8 +66,11 @@ RESERVED = re.compile("(?ai:all|usage)")
 # Code points of Unicode's property Default_Ignorable_Code_Point that are letters or marks.
 IGNORABLE = {0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, 0xFFA0}
 SAME_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
-# A compatibility form of these kinds is another letter in disguise.
-DISGUISES = {"<font>", "<wide>", "<narrow>", "<super>", "<sub>"}
+OVERLAYS = set(range(0x334, 0x339))
+# Thai and Lao vowels and ligatures that names there cannot do without.
+WELCOME_FORMS = {0xE33, 0xEB3, 0xEDC, 0xEDD}
+# Of Latin, the letters that people write names with: no clicks, no phonetics.
+LATIN = {*range(0x250), *range(0x1E00, 0x1F00)} - {*range(0x1C0, 0x1C4)}
 UNPRINTABLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 FORBIDDEN_IN_MESSAGES = {
     *range(0x20),
@@ -77,11 +86,18 @@ def kind_of(character: str) -> str:
     """Return L for a letter or a digit of a script, M for a mark, d for ASCII signs, x else."""
     if character in "0123456789_-.":
         return "d"
-    decomposed = unicodedata.decomposition(character).split(" ")[0]
-    if ord(character) in IGNORABLE or decomposed in DISGUISES:
+    if ord(character) in IGNORABLE | OVERLAYS or is_disguise(character):
         return "x"
     category = unicodedata.category(character)
     return {"Nd": "N", "Mn": "M", "Mc": "M"}.get(category, "L" if category[0] == "L" else "x")
+
+
+def is_disguise(character: str) -> bool:
+    """Tell whether it, or a part of it, has a compatibility form, or is no letter of names."""
+    parts = unicodedata.normalize("NFD", character)
+    has_form = any(unicodedata.decomposition(part).startswith("<") for part in parts)
+    is_odd_latin = script_of(character) == "LATIN" and ord(character) not in LATIN
+    return is_odd_latin or (has_form and ord(character) not in WELCOME_FORMS)
 
 
 def script_of(character: str) -> str:
@@ -107,6 +123,10 @@ def is_lawful_password(text: str) -> bool:
     return 4 <= len(text) <= 8 and not categories & UNPRINTABLE_CATEGORIES
 
 
+def trimmed(text: str) -> str:
+    return text.replace("\t", " ").strip()
+
+
 def is_lawful_message(text: str) -> bool:
     """text: trimmed."""
     return 1 <= len(text) <= 256 and not FORBIDDEN_IN_MESSAGES & set(map(ord, text))
@@ -116,23 +136,22 @@ def lawful_command(line: bytes) -> Outcome:
     """Return what a line asks for by the specification, or None if it is no command."""
     text = (line[:-1] if line.endswith(b"\r") else line).decode(errors="surrogateescape")
     found = COMMAND.fullmatch(text)
-    if not found or len(line) - line.endswith(b"\r") > 2048:
+    if not found or len(line) - line.endswith(b"\r") > 2048 or has_surrogates(text):
         return None
-    parts = {
-        name: unicodedata.normalize("NFC", part or "") for name, part in found.groupdict().items()
-    }
-    if parts["word"]:
-        return (parts["word"].lower(),)
-    if parts["account"]:
-        is_lawful = is_lawful_userid(parts["userid"]) and is_lawful_password(parts["password"])
-        outcome = (parts["account"].lower(), parts["userid"], parts["password"])
-        return outcome if is_lawful else None
-    message = found["message"].replace("\t", " ").strip(" ")
-    if has_surrogates(message) or not is_lawful_message(message):
-        return None
-    if found["recipient"] == "all":
-        return ("send", "all", message)
-    return ("send", parts["recipient"], message) if is_lawful_userid(parts["recipient"]) else None
+    if found["word"]:
+        return (found["word"].lower(),)
+    if found["account"]:
+        userid, password = normal(found["userid"], 128), normal(found["password"], 32)
+        is_lawful = is_lawful_userid(userid) and is_lawful_password(password)
+        return (found["account"].lower(), userid, password) if is_lawful else None
+    recipient, message = normal(found["recipient"], 128), trimmed(found["message"])
+    recipient = "all" if re.fullmatch("(?ai:all)", recipient) else recipient
+    return ("send", recipient, message) if is_lawful_message(message) else None
+
+
+def normal(text: str, longest: int) -> str:
+    """Return text in NFC, but what is refused by its length as it is."""
+    return text if len(text) > longest else unicodedata.normalize("NFC", text)
 
 
 def has_surrogates(text: str) -> bool:
@@ -187,12 +206,12 @@ messages = st.one_of(
     any_text,
     st.builds(
         lambda unit, count, ends: ends + unit * count + ends,
-        st.sampled_from(["x", "é", "\U0001f600", " ", "a b"]),
+        st.sampled_from(["x", "é", "\U0001f600", " ", "a b", "\u0301\u0327"]),
         st.sampled_from([1, 85, 86, 255, 256, 257, 2030]),
-        st.sampled_from(["", " ", "\t", "  \t"]),
+        st.sampled_from(["", " ", "\t", "  \t", "\u3000", "\x1c\u2003"]),
     ),
 )
-gaps = st.sampled_from([" ", " ", " ", "  ", "", "\t", "\u00a0"])
+gaps = st.sampled_from([" ", " ", " ", "  ", "", "\t", "\u00a0", "\u3000 "])
 words = st.one_of(
     st.sampled_from(
         ["login", "newuser", "send", "who", "logout", "SEND", "Who", "\u017fend", "help"]
@@ -219,7 +238,7 @@ lines = st.one_of(
     ),
     any_text.map(str.encode),
     st.binary(max_size=60),
-    st.sampled_from([case.encode() for case, _ in CASES]),
+    st.sampled_from([case.encode() for case, _ in [*CASES, *SERVER_ONLY]]),
 )
 
 
@@ -237,9 +256,9 @@ def commands_are_what_the_specification_says(line: bytes) -> None:
     if lawful:
         event("a command")
         assert outcome == lawful, (line, outcome, lawful)
-    elif outcome is None:
+    elif outcome == ():
         event("an empty line")
-        assert not line.removesuffix(b"\r").strip(b" "), line
+        assert re.fullmatch(f"{SPACE}*\r?", line.decode()), line
     else:
         event("a refusal")
         assert isinstance(outcome, str), (line, outcome)
@@ -256,29 +275,40 @@ def commands_survive_rendering(line: bytes) -> None:
         assert understood(render(outcome)) == outcome
 
 
+@given(lines)
+def before_login_only_send_and_who_differ(line: bytes) -> None:
+    """At the door `send` and `who`, well-formed or not, are answered that a login comes first."""
+    line = line.replace(b"\n", b"")
+    outcome = understood(line, is_logged_in=False)
+    text = line.removesuffix(b"\r").decode(errors="surrogateescape")
+    is_readable = len(line.removesuffix(b"\r")) <= 2048 and not has_surrogates(text)
+    if is_readable and re.match(f"{SPACE}*(?ai:send|who)(?:{SPACE}|$)", text):
+        event("asked to log in")
+        assert outcome == LOGIN_FIRST, (line, outcome)
+    else:
+        assert outcome == understood(line), (line, outcome)
+
+
 # What the client leaves to the server: which characters a UserID, a password or a message may hold.
 OF_CHARACTERS = re.compile(
     r"Denied\. (?:UserID may hold|UserID \"|Password must be printable|Message must be printable).*"
 )
 
 
-@given(lines)
-def client_refuses_what_the_server_refuses(line: bytes) -> None:
+@given(lines, st.booleans())
+def client_refuses_what_the_server_refuses(line: bytes, is_logged_in: bool) -> None:
     """What the client refuses the server refuses, in the same words unless it is for characters."""
     line = line.replace(b"\n", b"")
-    outcome = understood(line)
+    outcome = understood(line, is_logged_in)
+    is_of_characters = isinstance(outcome, str) and OF_CHARACTERS.fullmatch(outcome)
     try:
-        client.check(line)
+        words = client.check(client.decode(line), is_logged_in)
     except client.Denied as denied:
-        assert isinstance(outcome, str), (line, str(denied), outcome)
-        assert outcome == str(denied) or OF_CHARACTERS.fullmatch(outcome), (
-            line,
-            str(denied),
-            outcome,
-        )
+        refusal = str(denied)
+        assert outcome == refusal or is_of_characters, (line, refusal, outcome)
     else:
-        is_passed = not isinstance(outcome, str) or OF_CHARACTERS.fullmatch(outcome)
-        assert is_passed, (line, outcome)
+        assert is_of_characters or isinstance(outcome, tuple), (line, outcome)
+        assert is_of_characters or words[:1] == outcome[:1], (line, words, outcome)
 
 
 two_scripts = st.lists(st.sampled_from(sorted(SCRIPTS)), min_size=2, max_size=2, unique=True)
@@ -313,12 +343,28 @@ def one_script_is_accepted(script: str, data: st.DataObject) -> None:
 # Framing.
 # --------------------------------------------------------------------------------------------------
 
-runs = st.builds(
-    lambda token, count: token * count,
-    st.sampled_from([b"x", b"\n", b"\r", b"\r\n", b"\xc3\xa9", b"\xff", b"\x00", b"who\n"]),
-    st.sampled_from([1, 1, 2, 3, 1023, 2046, 2047, 2048, 2049, 2050, 2051, 5000]),
-)
-OVERLONG = b"(overlong)"
+counts = st.sampled_from([1, 1, 1, 2, 3, 680, 1023, 2045, 2046, 2047, 2048, 2049, 2050, 2051, 5000])
+TEXT = [b"x", b"\n", b"\r", b"\r\n", b"\r\0", b"\0", b"\xc3\xa9", b"\xef\xbb\xbf", b"who\n"]
+TELNET = [
+    b"\xff",
+    b"\xff\xff",
+    b"\xff\xf4",
+    b"\xff\xf1",
+    b"\xff\xfb\n",
+    b"\xff\xfd\x06",
+    b"\xff\xfd",
+]
+TELNET += [
+    b"\xff\xfc\x01",
+    b"\xff\xfa",
+    b"\xff\xfa\x1f\0P\0\n\xff\xf0",
+    b"\xff\xf0",
+    b"\xf0",
+    b"\xff\x41",
+]
+runs = st.builds(lambda token, count: token * count, st.sampled_from(TEXT + TELNET), counts)
+short_runs = st.builds(bytes.__mul__, st.sampled_from(TEXT + TELNET), st.integers(1, 3))
+streams = st.lists(st.one_of(short_runs, short_runs, runs, st.binary(max_size=20)), max_size=10)
 
 
 def judged(line: bytes) -> bytes:
@@ -327,33 +373,155 @@ def judged(line: bytes) -> bytes:
     return OVERLONG if len(line) > 2048 else line
 
 
-def reference_lines(stream: bytes) -> list[bytes]:
-    *whole, tail = stream.split(b"\n")
-    # A CR may still turn out to belong to the line end, so one byte more decides.
-    return [judged(line) for line in whole] + [OVERLONG] * (len(tail) > 2049)
-
-
-@given(st.lists(st.one_of(runs, st.binary(max_size=20)), max_size=8), st.data())
-def cutting_changes_nothing(parts: list[bytes], data: st.DataObject) -> None:
-    """Any cutting of any bytes gives the same lines, and the buffer has a bound."""
-    stream = b"".join(parts)
-    cut = st.one_of(st.integers(0, len(stream)), st.integers(2040, 2060))
-    places = sorted({min(place, len(stream)) for place in data.draw(st.lists(cut, max_size=12))})
+def hold_framed(stream: bytes, places: Iterable[int]) -> None:
+    """Hold what is framed, cut at these places, to what the specification says of the whole."""
+    wanted = Stream.of(stream)
     framing = server.Framing()
     got: list[bytes] = []
     for start, end in itertools.pairwise([0, *places, len(stream)]):
         got += map(judged, framing.feed(stream[start:end]))
-        assert len(framing.tail) <= 2049, len(framing.tail)
-    assert got == reference_lines(stream)
+        assert len(framing.tail + framing.command) <= 2049, (framing.tail, framing.command)
+    assert got == list(map(judged, wanted.lines))
+    assert framing.answers == wanted.answers
+    event(f"{len(wanted.answers) > 0} answers, {OVERLONG in wanted.lines} overlong")
 
 
-@given(st.lists(runs, max_size=3))
+@given(streams, st.data())
+def cutting_changes_nothing(parts: list[bytes], data: st.DataObject) -> None:
+    """Any cutting of any bytes gives the same lines and answers, and what is held has a bound."""
+    stream = b"".join(parts)
+    cut = st.one_of(st.integers(0, len(stream)), st.integers(2040, 2060))
+    places = data.draw(st.lists(cut, max_size=12))
+    hold_framed(stream, sorted({min(place, len(stream)) for place in places}))
+
+
+@given(streams)
 def single_bytes_change_nothing(parts: list[bytes]) -> None:
-    """Bytes that come one by one give the same lines."""
+    """Bytes that come one by one give the same lines and answers."""
     stream = b"".join(parts)[:6000]
-    framing = server.Framing()
-    pieces = (framing.feed(stream[index : index + 1]) for index in range(len(stream)))
-    assert [judged(line) for piece in pieces for line in piece] == reference_lines(stream)
+    hold_framed(stream, range(len(stream)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Limits.
+# --------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands for the module time in server.py; hours pass when a property says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0  # seconds; of the epoch as well
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class LeakyBuckets:
+    """The limits told at length: all that ever happened is kept, and gone through each time."""
+
+    def __init__(self, burst: int, seconds: float, remembered: int) -> None:
+        self.burst, self.seconds, self.remembered = burst, seconds, remembered
+        self.events: dict[str, list[tuple[float, int]]] = {}  # key: when, and how many; latest last
+
+    def level(self, key: str, now: float) -> float:
+        """Return how much is in a key's bucket, which leaks one each `seconds`."""
+        level, before = 0.0, 0.0
+        for moment, count in [*self.events.get(key, []), (now, 0)]:
+            level = max(0.0, level - (moment - before) / self.seconds)
+            level = min(max(0.0, level + count), self.burst + server.LOBBY)
+            before = moment
+        return level
+
+    def count(self, key: str, now: float, count: int) -> None:
+        events = self.events.pop(key, [])
+        self.events[key] = [*events, (now, count)]
+        if not self.level(key, now):
+            del self.events[key]
+        if len(self.events) > self.remembered:
+            del self.events[next(iter(self.events))]
+
+    def spend(self, key: str, now: float) -> float:
+        self.count(key, now, 1)
+        return max(0.0, (self.level(key, now) - self.burst) * self.seconds)
+
+    def take(self, key: str, now: float) -> str:
+        """Return the refusal, or nothing."""
+        wait = (self.level(key, now) + 1 - self.burst) * self.seconds
+        if wait > 0:
+            return f"No, try again in {math.ceil(wait)} seconds."
+        self.count(key, now, 1)
+        return ""
+
+
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(["spend", "spend", "take", "take", "give back"]),
+        st.sampled_from("abcd"),
+        st.sampled_from([0, 0, 0, 0, 1, 7, 64, 500, 100_000]),  # 64ths of a second
+        st.sampled_from([1, 1, 1, 2, 7, 130]),  # times
+    ),
+    max_size=40,
+)
+
+
+# What is counted in 64ths and 8ths of seconds is exact, so that nothing need be nearly right.
+@given(
+    happenings,
+    st.sampled_from([0, 1, 3, 10, 20]),
+    st.sampled_from([0.125, 1.0, 8.0]),
+    st.sampled_from([2, 3, 10_000]),
+)
+def limits_are_leaky_buckets(
+    story: list[tuple[str, str, int, int]], burst: int, seconds: float, remembered: int
+) -> None:
+    """Who is let in, and who waits how long, is what a bucket that leaks evenly says."""
+    clock, buckets = Clock(), LeakyBuckets(burst, seconds, remembered)
+    allowance = server.Allowance(burst, seconds)
+    with mock.patch("server.time", clock), mock.patch("server.REMEMBERED", remembered):
+        for what, key, pause, times in story:
+            clock.now += pause / 64
+            for _ in range(times):
+                match what:
+                    case "spend":
+                        wanted = buckets.spend(key, clock.now)
+                        assert allowance.spend(key) == wanted, (what, key, wanted)
+                    case "take":
+                        assert refusal_of(allowance, key) == buckets.take(key, clock.now)
+                    case "give back":
+                        buckets.count(key, clock.now, -1)
+                        allowance.give_back(key)
+            assert len(allowance.paid_until) <= remembered
+
+
+def refusal_of(allowance: server.Allowance, key: str) -> str:
+    try:
+        allowance.take(key, "No")
+    except server.Denied as denied:
+        return str(denied)
+    return ""
+
+
+@given(st.lists(st.integers(0, 2_000), max_size=200), st.sampled_from([(20, 0.1), (10, 6.0)]))
+def nobody_gets_more_than_a_burst_and_the_rate(pauses: list[int], limit: tuple[int, float]) -> None:
+    """In any stretch of time no more is let in than a burst and what the rate gives meanwhile."""
+    burst, seconds = limit
+    clock, allowance = Clock(), server.Allowance(burst, seconds)
+    let_in: list[float] = []
+    with mock.patch("server.time", clock):
+        for pause in pauses:
+            clock.now += pause / 1000 * seconds
+            if not refusal_of(allowance, "Tom"):
+                let_in.append(clock.now)
+    for first, last in itertools.combinations(range(len(let_in)), 2):
+        stretch = let_in[last] - let_in[first]
+        assert last - first + 1 <= burst + stretch / seconds + 1e-3, (first, last, stretch)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -365,6 +533,8 @@ RECORD = re.compile(
     r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
     r"\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}"
 )
+UTF8 = codecs.getincrementaldecoder("utf-8")
+OWN_HEAD = " $scrypt$ln=1,r=1,p=1$"  # of the second field of a line that the server writes here
 OTHER_HASH = CHEAP_HASH.replace("ln=1,", "ln=14,").replace("r=1,", "r=8,")
 
 
@@ -384,6 +554,49 @@ def is_lawful_record(field: str) -> bool:
         return False
     cost, blocks, lanes = map(int, found.groups())
     return cost < 16 * blocks and 128 * blocks * 2**cost <= 1 << 28 and lanes <= 16
+
+
+def is_cut_short(line: str, others: list[str]) -> bool:
+    """Tell whether a crash may have left a line like this: `others` are the lines behind it."""
+    if "\0" in line:
+        return not any(others)
+    try:  # it may stop in the middle of a character
+        line = UTF8().decode(line.encode(errors="surrogateescape"))
+    except UnicodeDecodeError:
+        return False
+    name, comma, rest = line[1:].partition(",")
+    # More may have followed in the name, as "all" alone is no beginning of a file's last line.
+    names = [name] if comma else [name + "0" * count for count in range(4)]
+    field = re.sub("[A-Za-z0-9+/]", "A", rest[len(OWN_HEAD) :])
+    return (
+        not others
+        and line.startswith("(")
+        and any(map(is_lawful_userid, names))
+        and rest[: len(OWN_HEAD)] == OWN_HEAD[: len(rest)]
+        and f"{'A' * 22}${'A' * 43})".startswith(field)
+    )
+
+
+@given(st.one_of(one_script, st.sampled_from(["allan", "Usage-1", "José", "a" * 32])), st.data())
+def any_beginning_of_an_own_line_is_set_aside(userid: str, data: st.DataObject) -> None:
+    """Whatever a crash leaves of a line that the server was writing, the next start copes."""
+    userid = unicodedata.normalize("NFC", userid)
+    if not is_lawful_userid(userid) or userid == "Tom":
+        return
+    line = f"({userid},{OWN_HEAD}{'A' * 22}${'A' * 43})".encode()
+    near = st.integers(1, len(f"({userid},".encode()))
+    length = data.draw(st.one_of(near, near, st.integers(1, len(line) - 1)))
+    with temporary_folder() as folder:
+        path = folder / "users.txt"
+        path.touch(0o600)
+        path.write_bytes(f"(Tom, {OTHER_HASH})\n".encode() + line[:length])
+        warnings: list[str] = []
+        accounts = server.Accounts(path, warnings.append)
+        accounts.open()
+        accounts.close()
+        assert accounts.records == {"Tom": OTHER_HASH}
+        assert len(warnings) == 1, warnings
+        hold_appended(path, path.read_bytes())
 
 
 def is_kept(line: str) -> bool:
@@ -444,7 +657,7 @@ users_files = st.one_of(
         st.sampled_from(["", "", "\ufeff"]),
         st.lists(users_lines, max_size=6),
         st.sampled_from(["\n", "\n", "\r\n"]),
-        st.sampled_from(["\n", "\n", "", "\0\0", "\n(Mik", "\n\n"]),
+        st.sampled_from(["\n", "\n", "", "\0\0", "\n(Mik", "\n\n", "\n(Mike, $scrypt$ln=1,r=1,p"]),
     ),
     st.binary(max_size=80),
 )
@@ -473,8 +686,7 @@ def lawful_users(data: bytes) -> dict[str, str] | int:
         if is_kept(line):
             continue
         account = lawful_account(line)
-        is_last = number == len(lines) or ("\0" in line and not any(lines[number:]))
-        if account is None and is_last:
+        if account is None and is_cut_short(line, lines[number:]):
             return users
         if account is None or account[0] in users:
             return number
@@ -500,7 +712,7 @@ def only_defined_accounts_are_read(data: bytes) -> None:
 def hashes_are_read_to_the_letter(record: str) -> None:
     """parse_hash raises ValueError or gives what the string says; nothing in between."""
     try:
-        cost, blocks, lanes, salt, key = server.parse_hash(record)
+        (cost, blocks, lanes), salt, key = server.parse_hash(record)
     except ValueError:
         assert not is_lawful_record(record)
         return
@@ -527,12 +739,12 @@ def hold_loaded(folder: Path, data: bytes) -> None:
     hold_mended(data, after, torn=bool(warnings))
     hold_verified(accounts, data)
     again = server.Accounts(path, warnings.append)
-    again.load()
+    again.open()
     again.close()
     assert (again.records, path.read_bytes()) == (accounts.records, after), "loading twice differs"
     hold_appended(path, after)
     assert path.stat().st_mode & 0o777 == 0o640
-    assert os.listdir(folder) == ["users.txt"]
+    assert sorted(os.listdir(folder)) == [".users.txt.lock", "users.txt"]
 
 
 def hold_mended(before: bytes, after: bytes, torn: bool) -> None:
@@ -587,6 +799,220 @@ def loading_mends_and_keeps(data: bytes) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# users.txt, while somebody edits it and accounts are made. Hours pass in no time: the server's
+# clock, the times of the file included, is ours.
+# --------------------------------------------------------------------------------------------------
+
+RECENT = 9.5  # seconds; what is made up to ten before an edit that does not know it is put back
+SAVES = ["replace", "in place", "move and write", "append"]
+LINES_OF = {"Tom": CHEAP_HASH, "Beth": CHEAP_HASH, "José": "Pass01", "Иван": "Pass02"}
+
+
+class Edit:
+    """An editor that has read the file, and what its user means to save."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path, self.clock = path, clock
+        self.text = path.read_text() if path.exists() else ""
+        self.known = server.read_users(self.text.encode(), "users.txt").records
+        self.added = ""
+        self.rest: Callable[[], object] | None = None  # of a save that has begun
+
+    def add(self, userid: str) -> None:
+        line = f"({userid}, Pass00)\n"
+        self.added += line
+        self.text += line
+
+    def remove(self, userid: str) -> None:
+        lines = self.text.splitlines(keepends=True)
+        self.text = "".join(line for line in lines if not line.startswith(f"({userid},"))
+
+    def begin(self, manner: str, share: int) -> None:
+        """Save up to a `share` of it, in percent; `rest` does what is left."""
+        data = (self.added if manner == "append" else self.text).encode()
+        cut = len(data) * share // 100
+        if 0 < cut < len(data) and data[cut - 1 : cut] == b"\n":
+            # Half a file that ends with a line looks whole: what newuser appends to that is written
+            # over, and what is left of it behind a shorter rest is a mistake in the file.
+            cut -= 1
+        if manner == "replace":
+            temporary = self.path.with_name("users.txt.swp")
+            self.rest = lambda: temporary.rename(self.path)
+            self.write(temporary.open("wb"), data, closing=True)
+            return
+        if manner == "move and write" and self.path.exists():
+            self.path.rename(self.path.with_name("users.txt~"))
+        file = self.path.open("ab" if manner == "append" else "wb", buffering=0)
+        self.write(file, data[:cut])
+        self.rest = lambda: self.write(file, data[cut:], closing=True)
+
+    def write(self, file: IO[bytes], data: bytes, closing: bool = False) -> None:
+        file.write(data)
+        file.flush()
+        os.utime(file.fileno(), (self.clock.now, self.clock.now))
+        if closing:
+            file.close()
+
+    def finish(self) -> None:
+        rest, self.rest = self.rest, None
+        if rest:
+            rest()
+
+
+class Office:
+    """A server's accounts, an editor, and which accounts there must and must not be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "users.txt"
+        self.clock = Clock()
+        self.clock.sleep = self.sleep  # type: ignore[method-assign]
+        self.path.write_text("".join(f"({name}, {LINES_OF[name]})\n" for name in LINES_OF))
+        self.path.chmod(0o600)
+        self.mistakes: list[str] = []
+        self.made: dict[str, float] = {}  # by newuser: when
+        self.wanted = set(LINES_OF)
+        self.unwanted: set[str] = set()
+        self.edit: Edit | None = None
+        self.numbers = itertools.count()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        write_all = server.write_all
+
+        def write_in_time(file: int, data: bytes) -> None:
+            write_all(file, data)
+            os.utime(file, (self.clock.now, self.clock.now))
+
+        patched = mock.patch("server.write_all", write_in_time)
+        with mock.patch("server.time", self.clock), patched:
+            self.accounts = server.Accounts(self.path, self.mistakes.append)
+            self.accounts.open()
+            try:
+                yield
+            finally:
+                self.accounts.close()
+
+    def sleep(self, seconds: float) -> None:
+        """Whoever waits for an editor to finish its line sees it finish."""
+        self.clock.now += seconds
+        self.finish()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and the server look at the file, as it does while anybody is in."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(end, self.clock.now + 0.5)
+            self.accounts.tidy(server.hash_passwords)
+
+    def new_user(self) -> None:
+        userid = f"New{next(self.numbers)}"
+        assert self.accounts.add(userid, CHEAP_HASH)
+        self.made[userid] = self.clock.now
+        self.wanted.add(userid)
+
+    def open_editor(self) -> None:
+        if self.edit is None:
+            self.edit = Edit(self.path, self.clock)
+
+    def begin_save(self, manner: str, share: int) -> None:
+        if manner == "append" and not self.path.exists():
+            return  # there is nothing to append to
+        if self.edit is not None and self.edit.rest is None:
+            self.edit.begin(manner, share)
+            self.manner = manner
+
+    def finish(self) -> None:
+        if self.edit is None or self.edit.rest is None:
+            return
+        edit, self.edit = self.edit, None
+        edit.finish()
+        if self.manner == "append":
+            self.wanted |= set(re.findall(r"\((\w+),", edit.added))
+            return
+        saved = set(re.findall(r"\((\w+),", edit.text))
+        recent = {name for name in self.made if self.clock.now - self.made[name] < RECENT}
+        # What it did not know, it overwrote: the server puts back what is recent. What it took out
+        # that is recent cannot be told from that.
+        self.unwanted |= set(edit.known) - saved - set(self.made)
+        self.wanted = saved | (self.wanted & recent) - (set(edit.known) - saved)
+
+    def hold(self) -> None:
+        """Hold the accounts, in memory and in the file, to what they must be."""
+        self.finish()
+        self.wait(5)
+        self.mistakes.clear()  # half a save may look like one
+        self.new_user()
+        self.wait(5)
+        assert not self.mistakes, self.mistakes
+        for records in (
+            self.accounts.records,
+            server.read_users(self.path.read_bytes(), "users.txt").records,
+        ):
+            assert self.wanted <= set(records), (self.wanted - set(records), records)
+            assert not self.unwanted & set(records), self.unwanted & set(records)
+            assert all(len(record) > 8 for record in records.values()), "a plain password stays"
+        for userid in self.wanted & {"José", "Иван"}:
+            assert self.accounts.verify(userid, LINES_OF[userid])
+
+
+office_steps = st.one_of(
+    st.tuples(st.just("newuser")),
+    st.tuples(st.just("newuser")),
+    st.tuples(st.just("wait"), st.sampled_from([0.01, 0.3, 1, 3, 8, 12, 60])),
+    st.tuples(st.just("open")),
+    st.tuples(st.just("add")),
+    st.tuples(st.just("remove"), st.sampled_from([*LINES_OF, "New0", "New1"])),
+    st.tuples(st.just("save"), st.sampled_from(SAVES), st.integers(0, 100)),
+    st.tuples(st.just("save"), st.sampled_from(SAVES), st.sampled_from([0, 100])),
+    st.tuples(st.just("delete")),
+    st.tuples(st.just("login")),
+)
+
+
+GO_ON = ("newuser",)
+
+
+@given(st.lists(office_steps, max_size=14))
+@example([("open",), GO_ON, ("save", "in place", 0), GO_ON])
+@example(
+    [
+        ("open",),
+        *(("remove", userid) for userid in ("Tom", "Beth", "José")),
+        *(("save", "in place", 0), GO_ON, GO_ON, GO_ON),
+    ]
+)
+def no_account_is_lost_to_an_editor(story: list[tuple[Any, ...]]) -> None:
+    """Whatever newuser and an editor's saves do at the same time, no account is lost."""
+    with temporary_folder() as folder:
+        office = Office(folder)
+        with office.opened():
+            for step, *arguments in story:
+                office.clock.now += 0.01
+                is_saving = office.edit is not None and office.edit.rest is not None
+                match step:
+                    case "newuser":
+                        office.new_user()
+                    case "wait":
+                        if is_saving and arguments[0] >= 1:
+                            office.finish()  # what takes longer cannot be known from a whole file
+                        office.wait(arguments[0])
+                    case "open":
+                        if not is_saving:
+                            office.open_editor()
+                    case "add" if office.edit and not is_saving:
+                        office.edit.add(f"Ed{next(office.numbers)}")
+                    case "remove" if office.edit and not is_saving:
+                        office.edit.remove(arguments[0])
+                    case "save":
+                        office.begin_save(*arguments)
+                    case "delete" if not is_saving:
+                        office.path.unlink(missing_ok=True)
+                    case "login":
+                        office.accounts.verify("Tom", "secret")
+            office.hold()
+
+
+# --------------------------------------------------------------------------------------------------
 # All of them, with as many examples as there is time for.
 # --------------------------------------------------------------------------------------------------
 
@@ -594,14 +1020,19 @@ def loading_mends_and_keeps(data: bytes) -> None:
 PROPERTIES: list[tuple[Callable[[], None], int, int]] = [
     (commands_are_what_the_specification_says, 20_000, 1_500),
     (commands_survive_rendering, 3_000, 150),
+    (before_login_only_send_and_who_differ, 10_000, 500),
     (mixed_scripts_are_refused, 3_000, 150),
     (one_script_is_accepted, 3_000, 150),
     (client_refuses_what_the_server_refuses, 20_000, 1_000),
     (cutting_changes_nothing, 5_000, 200),
     (single_bytes_change_nothing, 300, 30),
+    (limits_are_leaky_buckets, 1_000, 300),
+    (nobody_gets_more_than_a_burst_and_the_rate, 1_000, 50),
     (only_defined_accounts_are_read, 20_000, 1_000),
     (hashes_are_read_to_the_letter, 5_000, 200),
     (loading_mends_and_keeps, 2_000, 150),
+    (any_beginning_of_an_own_line_is_set_aside, 3_000, 200),
+    (no_account_is_lost_to_an_editor, 3_000, 150),
 ]
 
 

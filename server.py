@@ -37,6 +37,7 @@ if sys.version_info < (3, 11):
 import _thread
 import argparse
 import base64
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -173,6 +174,7 @@ TELNET = re.compile(
     rb"|(\xff(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
     re.DOTALL,
 )
+LINE_END = re.compile(rb"\n|\r\0")
 WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
 WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) (?:/|http)[^ ]*(?: [^ ]*)?")
 TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
@@ -204,8 +206,31 @@ class Framing:
         """Return the lines that `data` ends, without their LF or CR NUL.
 
         An overlong line comes as its beginning, longer than MAX_LINE, as soon as it is too long;
-        the rest of it is skipped.
+        the rest of it is skipped, and telnet commands in that are not obeyed.
         """
+        lines: list[bytes] = []
+        while data:
+            if self.skipping:
+                data = self._skip(data)
+            else:
+                # At most up to the byte that makes the line too long, however the bytes were cut.
+                room = MAX_LINE + 2 - self._length()
+                lines += self._take(data[:room])
+                data = data[room:]
+        return lines
+
+    def _length(self) -> int:
+        return len(self.tail) + len(self.command) + self.command_bytes
+
+    def _skip(self, data: bytes) -> bytes:
+        """Return what follows the end of the line that was too long."""
+        data = self.tail + data
+        end = LINE_END.search(data)
+        self.skipping = end is None
+        self.tail = data[-1:] if end is None and data.endswith(b"\r") else b""
+        return data[end.end() :] if end else b""
+
+    def _take(self, data: bytes) -> list[bytes]:
         if not self.command and IAC not in data:
             return self._split(data)
         data, self.command = self.command + data, b""
@@ -222,7 +247,7 @@ class Framing:
         self.command_bytes += len(command)
         if command == INTERRUPT:
             self.tail = b""  # telnet's Ctrl-C drops the half-typed line
-        elif command[1:2] in (DO, WILL) and not self.skipping:
+        elif command[1:2] in (DO, WILL):
             # Without an answer a telnet shows nothing any more after Ctrl-C.
             self.answers += IAC + (WONT if command[1:2] == DO else DONT) + command[2:]
 
@@ -233,21 +258,21 @@ class Framing:
         lines = text.split(b"\n")
         self.tail = lines.pop()
         if lines:
-            if self.is_first:
-                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-            if self.skipping:
-                del lines[0]
-            elif len(lines[0]) + self.command_bytes > MAX_LINE + 1:
-                lines[0] = lines[0].ljust(MAX_LINE + 1)
-            self.is_first = self.skipping = False
-            self.command_bytes = 0
-        if self.skipping:
-            self.tail = self.command = b""
-        # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
-        elif len(self.tail) + len(self.command) + self.command_bytes > MAX_LINE + 1:
-            lines.append(self.tail.ljust(MAX_LINE + 1))
-            self.tail = self.command = b""
-            self.skipping = True
+            is_too_long = len(lines[0].removesuffix(b"\r")) + self.command_bytes > MAX_LINE
+        else:
+            # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
+            self.skipping = is_too_long = self._length() > MAX_LINE + 1
+            if not is_too_long:
+                return lines
+            lines = [self.tail]
+            self.tail = b"\r" if self.tail.endswith(b"\r") and not self.command else b""
+            self.command = b""
+        self.command_bytes = 0
+        if self.is_first:
+            self.is_first = False
+            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+        if is_too_long:
+            lines[0] = lines[0].ljust(MAX_LINE + 2)  # a CR at its end does not count
         return lines
 
 
@@ -1568,6 +1593,9 @@ def read_account(line: str) -> tuple[str, str]:
     return userid, second
 
 
+UTF8_BEGUN = codecs.getincrementaldecoder("utf-8")
+
+
 def is_torn(lines: Sequence[str], index: int) -> bool:
     """Tell whether a line is what a crash leaves of one that this server was writing.
 
@@ -1577,10 +1605,13 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
     line, head = lines[index], f" {hash_head()}"
     if "\0" in line:
         return not any(lines[index + 1 :])
-    userid, comma, second = line.partition(",")
-    rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
     try:
-        read_account(line + rest if comma else f"{userid:0<4},{rest}")
+        # The cut may be in the middle of a character, which a decoder that waits for more leaves out.
+        line = UTF8_BEGUN().decode(line.encode(errors="surrogateescape"))
+        userid, comma, second = line.partition(",")
+        rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
+        # More may have followed in the name: "all" alone is reserved, "all000" is not.
+        read_account(line + rest if comma else f"{f'{userid}000':.33},{rest}")
     except ValueError:
         return False
     return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
@@ -1701,7 +1732,7 @@ class Accounts:
                 finally:
                     self.is_writing = False
                 if is_saved:
-                    self.recent[userid] = (record, made)
+                    self.recent.update({name: (new[name], made) for name in new})
                     self.records[userid] = record
                     self.dropped = {}
                 else:  # somebody has replaced the file this moment, perhaps by a copy with the line
@@ -1737,7 +1768,8 @@ class Accounts:
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
                 known[userid] = record
         self.dropped = {name: known[name] for name in known if name not in users.records}
-        self.recent = {name: self.recent[name] for name in self.recent if name in users.records}
+        since = time.time() - RECENT_SECONDS
+        self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
         self.plain, self.is_torn = list(users.plain), users.is_torn
         self.records = {**users.records, **self.dropped}
         self.generation += 1
@@ -1771,6 +1803,8 @@ class Accounts:
             try:
                 if self._replace([*users.lines, *back, *end]):
                     self.records.update(zip(plain, hashes, strict=True))
+                    for userid in self.dropped:
+                        del self.recent[userid]  # gone once more, it was taken out on purpose
                     self.plain, self.dropped = [], {}
             except OSError as error:
                 self.can_replace = False
@@ -1810,7 +1844,7 @@ class Accounts:
         with open(file, "rb") as stream:
             self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
             data = stream.read()
-        self.is_unfinished = data[-1:] not in (b"", b"\n")
+        self.is_unfinished = not data.endswith(b"\n")
         return read_users(data, self.name)
 
     def _append(self, accounts: dict[str, str]) -> bool:

@@ -1606,7 +1606,7 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
     if "\0" in line:
         return not any(lines[index + 1 :])
     try:
-        # The cut may be in the middle of a character, which a decoder that waits for more leaves out.
+        # The cut may be within a character, which a decoder that waits for more leaves out.
         line = UTF8_BEGUN().decode(line.encode(errors="surrogateescape"))
         userid, comma, second = line.partition(",")
         rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]

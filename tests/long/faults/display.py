@@ -13,7 +13,7 @@ from tests.long.faults.stage import LONG, Scene, Stage, fault, is_who, mebibytes
 
 # ServerProcess wants to read the first line of the display; where there is none, the log takes its
 # place, in the form of the display.
-LOG_AS_DISPLAY = "server.log_format = server.display_format"
+LOG_AS_DISPLAY = 'server.Writer._form = lambda writer, entry: f"{entry[2]}\\n"'
 
 
 def talk(scene: Scene, count: int) -> None:

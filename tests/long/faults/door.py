@@ -89,7 +89,9 @@ def login_deadline(stage: Stage) -> None:
             silent.expect(farewell)
             assert silent.line() is None
         assert seconds - 0.1 < lasted < seconds + 2, f"{lasted:.1f} s"
-        stage.note(f"a busy and a silent one closed {lasted:.1f} s after the 60 minutes began to end")
+        stage.note(
+            f"a busy and a silent one closed {lasted:.1f} s after the 60 minutes began to end"
+        )
 
 
 @fault("cost a second each, the third closes")

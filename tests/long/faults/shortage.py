@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.helpers.census import eventually
-from tests.helpers.process import temporary_folder
+from tests.helpers.process import run_server, temporary_folder
 from tests.long.faults.stage import BUSY, SAVED, UNSAVED, Stage, fault
 from tests.long.faults.witnesses import PING, PONG
 
@@ -152,6 +152,32 @@ def read_only(stage: Stage) -> None:
             assert talker.ask("newuser Mike secret") == SAVED
         assert accounts_in(users) == [PING, PONG, "Tom", "Mike"]
         stage.note(f"shown: {shown.partition(': ')[2]}; logins go on; saved once it may be written")
+
+
+@fault("users.txt is a FIFO or a folder: one line, status 1, no hang; later: logins go on")
+def users_no_file(stage: Stage) -> None:
+    refusal = "users.txt is no regular file. Name another one with --users."
+    with temporary_folder() as folder:
+        for make in (os.mkfifo, os.mkdir):
+            users = folder / make.__name__ / "users.txt"
+            users.parent.mkdir()
+            make(users)
+            began = time.monotonic()
+            ended = run_server("--port", "0", "--users", str(users))
+            assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"{refusal}\n"), ended
+            stage.note(f"{make.__name__}: ended after {time.monotonic() - began:.1f} s")
+    with stage.scene(("Tom",)) as scene:
+        users = scene.server.users
+        with scene.fault():
+            for make, unmake in ((os.mkfifo, os.unlink), (os.mkdir, os.rmdir)):
+                users.unlink()
+                make(users)
+                scene.login("Tom")
+                scene.shown(re.escape(refusal))
+                assert scene.connect().ask("newuser Mike secret") == UNSAVED
+                unmake(users)
+                users.touch()
+        stage.note("put in its place later: told once, logins go on")
 
 
 @fault("newuser writes users.txt anew, with every account", fast=True)

@@ -70,7 +70,8 @@ def display_stuck(stage: Stage) -> None:
         assert missed, "nothing was missed"
         assert grown < 64 << 20, f"memory grew by {mebibytes(grown)}"
         stage.note(
-            f"{count} lines of 256 characters, {missed} of them not shown; memory +{mebibytes(max(0, grown))}"
+            f"{count} lines of 256 characters, {missed} of them not shown; "
+            f"memory +{mebibytes(max(0, grown))}"
         )
 
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from tests.helpers.census import eventually
 from tests.helpers.process import PATIENCE
 from tests.helpers.talker import Talker
 from tests.long.faults.stage import (

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tests.helpers.process import CHEAP_PASSWORD, PATIENCE
+from tests.helpers.process import CHEAP_PASSWORD
 from tests.long.faults.door import TELL_HASHES
 from tests.long.faults.stage import (
     REAL_HASH,
     REAL_PASSWORD,
-    REFUSED,
     SAVED,
     SMALL_DOOR,
     Scene,

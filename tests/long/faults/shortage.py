@@ -200,7 +200,7 @@ def users_lost(stage: Stage) -> None:
         stage.note("also when descriptors run out in the middle of it")
 
 
-# What the server waits for is made short: users.txt is rewritten once it has been still for so long.
+# What the server waits for is made short: until users.txt has been still, and between looks at it.
 SOON = {"SETTLED_SECONDS": 0.3, "WATCH_SECONDS": 0.05}
 
 

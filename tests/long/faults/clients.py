@@ -88,7 +88,7 @@ def tiny_lines(stage: Stage) -> None:
         for name in names:
             scene.login(name, receive_buffer=SMALL_BUFFER)
         before = scene.census()
-        with scene.fault(median=0.02, worst=0.15):
+        with scene.fault(median=0.02):
             for _ in range(0, count, 1000):
                 tom.send(*["send all a"] * 1000, "who")
                 tom.until(is_who)

@@ -39,7 +39,7 @@ def neighbour_fails(stage: Stage) -> None:
     with stage.scene(("Tom", "Beth"), SMALL_DOOR, rate=10, record=REAL_HASH) as scene:
         loop = partial(again_and_again, partial(fail_as_tom, scene))
         waits = []
-        with scene.fault(median=0.02, worst=0.15), meanwhile(loop, loop):
+        with scene.fault(median=0.02, worst=0.3), meanwhile(loop, loop):
             time.sleep(stage.choose(1.5, 5))  # until Tom's ten failures are used up
             for _ in range(tries):
                 began = time.monotonic()
@@ -64,7 +64,7 @@ def guessing_together(stage: Stage) -> None:
     with stage.scene(("Tom",), rate=10, record=REAL_HASH, first=TELL_HASHES) as scene:
         began = time.monotonic()
         loop = partial(again_and_again, partial(guess, scene))
-        with scene.fault(median=0.02, worst=0.15), meanwhile(*[loop] * 20):
+        with scene.fault(median=0.02, worst=0.3), meanwhile(*[loop] * 20):
             time.sleep(seconds)
         lasted = time.monotonic() - began
         scene.stop()
@@ -94,7 +94,7 @@ def newuser_flood(stage: Stage) -> None:
         # Twenty loops of ten connections a second each.
         loop = partial(again_and_again, partial(sign_up, scene, 0.1))
         waits = []
-        with scene.fault(median=0.02, worst=0.2), meanwhile(*[loop] * 20):
+        with scene.fault(median=0.02, worst=0.3), meanwhile(*[loop] * 20):
             for number, name in enumerate(names):
                 time.sleep(max(0, began + (number + 1) * seconds / 7 - time.monotonic()))
                 tried = time.monotonic()
@@ -148,7 +148,7 @@ def logs_in_again(stage: Stage) -> None:
 
     with stage.scene(("Tom", "Beth"), rate=10) as scene:
         beth = scene.login("Beth")
-        with scene.fault(median=0.02, worst=0.15):
+        with scene.fault(median=0.02, worst=0.3):
             began = time.monotonic()
             flood = partial(again_and_again, partial(log_in, scene))
             with meanwhile(flood, flood, partial(listen, beth.line)):

@@ -267,11 +267,12 @@ def password_as_name(stage: Stage) -> None:
                 assert talker.ask("login David22 David") == REFUSED
                 shown = scene.shown(r"Login failed .*")
             assert shown == f"Login failed from {talker.address}.", shown
+            scene.hang_up()
             scene.stop()
             kept = [*scene.server.display.all(), *scene.server.errors.all(), log.read_text()]
             assert "David22" not in "\n".join(kept)
             assert shown in log.read_text()
-        stage.note("Login failed from 127.0.0.1:45770.")
+        stage.note(f"shown and logged: {shown}")
 
 
 KNOCKS = (

@@ -7,7 +7,7 @@ import os
 import select
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.helpers.census import eventually
 from tests.helpers.fake_server import FakeServer
@@ -51,7 +51,7 @@ def killed_client(stage: Stage) -> None:
         heard = Collector(scene.login("Beth"))
         with scene.fault(), client(scene) as terminal:
             paste(terminal, 3000)
-            eventually(lambda: lines_of_tom(heard, 0) >= 20, "the first lines are heard")
+            watch(terminal, lambda: lines_of_tom(heard, 0) >= 20)
             before, began = len(heard.collected), time.monotonic()
             terminal.process.kill()
             eventually(lambda: LEFT in heard.collected, "the place is free", 4 * PATIENCE)
@@ -89,7 +89,7 @@ def ctrl_c_twice(stage: Stage) -> None:
         heard = Collector(scene.login("Beth"))
         with scene.fault(), client(scene) as terminal:
             paste(terminal, 300)
-            eventually(lambda: lines_of_tom(heard, 0) >= 20, "the first lines are heard")
+            watch(terminal, lambda: lines_of_tom(heard, 0) >= 20)
             terminal.type(CTRL["C"])
             terminal.expect("^C")
             before, began = len(heard.collected), time.monotonic()
@@ -138,6 +138,19 @@ def paste(terminal: Terminal, count: int) -> None:
         if can_write:
             data = data[os.write(terminal.master, data[:1024]) :]
         assert time.monotonic() < deadline, "the client does not read its keyboard"
+
+
+def watch(terminal: Terminal, enough: Callable[[], bool]) -> None:
+    """Read all that the client shows until it is enough, and what is left then.
+
+    A client that is killed with lines unread ends with a reset of the system's own, whatever it is.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not enough():
+        terminal.read(0.01)
+        assert time.monotonic() < deadline, "the first lines are never heard"
+    while terminal.read(0.1):
+        pass
 
 
 def lines_of_tom(heard: Collector, start: int) -> int:

@@ -47,7 +47,8 @@ def queued_reset(stage: Stage) -> None:
 
 @fault("kill -9 of client.py with 3,000 lines pasted: it says no more, its place is free")
 def killed_client(stage: Stage) -> None:
-    with stage.scene(("Tom", "Beth"), rate=10) as scene:
+    # In a room that is quiet: what is said to a client that is gone would bring a reset back.
+    with stage.scene(("Tom", "Beth"), rate=10, private=True) as scene:
         heard = Collector(scene.login("Beth"))
         with scene.fault(), client(scene) as terminal:
             paste(terminal, 3000)
@@ -143,7 +144,7 @@ def paste(terminal: Terminal, count: int) -> None:
 def watch(terminal: Terminal, enough: Callable[[], bool]) -> None:
     """Read all that the client shows until it is enough, and what is left then.
 
-    A client that is killed with lines unread ends with a reset of the system's own, whatever it is.
+    A client killed with lines unread ends with a reset of the system's own, whatever it is.
     """
     deadline = time.monotonic() + PATIENCE
     while not enough():

@@ -18,11 +18,26 @@ from tests.long.faults import (
     door,
     endings,
     floods,
+    limits,
+    pastes,
     shortage,
     stopping,
+    strangers,
     vanishing,
 )
 from tests.long.faults.stage import Fault
 
-KINDS = (clients, vanishing, door, shortage, display, floods, stopping, endings)
+KINDS = (
+    clients,
+    pastes,
+    vanishing,
+    door,
+    strangers,
+    limits,
+    shortage,
+    display,
+    floods,
+    stopping,
+    endings,
+)
 FAULTS = [fault for kind in KINDS for fault in vars(kind).values() if isinstance(fault, Fault)]

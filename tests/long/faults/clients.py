@@ -79,6 +79,27 @@ def drip(talker: Talker, seconds: float) -> None:
             time.sleep(1)
 
 
+@fault("ten stalled readers and 100,000 tiny lines: bounded in bytes of memory")
+def tiny_lines(stage: Stage) -> None:
+    count = stage.choose(20_000, 100_000)
+    names = [f"Slow{number}" for number in range(10)]
+    with stage.scene((*names, "Tom")) as scene:
+        tom = scene.login("Tom")
+        for name in names:
+            scene.login(name, receive_buffer=SMALL_BUFFER)
+        before = scene.census()
+        with scene.fault(median=0.02):
+            for _ in range(0, count, 1000):
+                tom.send(*["send all a"] * 1000, "who")
+                tom.until(is_who)
+            grown = scene.census().memory - before.memory
+            answer = tom.ask("who") or ""
+        assert "Slow0" in answer, "they were dropped, so that nothing is proved"
+        each = max(0, grown) / len(names)
+        assert each < 2 << 20, f"{mebibytes(each)} for each"
+        stage.note(f"{count} lines of one letter: {mebibytes(each)} for each of them")
+
+
 @fault("half a line, then silence: costs nothing, and may be ended")
 def half_lines(stage: Stage) -> None:
     names = [f"Half{number}" for number in range(50)]

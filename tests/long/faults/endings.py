@@ -25,7 +25,11 @@ from tests.long.faults.stage import (
 from tests.long.faults.witnesses import PING, PONG
 
 GUESTS = [f"User{number}" for number in range(6)]  # fewer than clients, so that they take over
-NARROW = {"OUTBOX_LIMIT": 20_000, "SEND_BUFFER": 4608, "LOBBY": 8}  # so that all happens often
+NARROW = {  # so that all happens often
+    "OUTBOX_LIMIT": 20_000,
+    "CONNECTION_OPTIONS": (("TCP_NODELAY", 1), ("SO_SNDBUF", 4608)),
+    "LOBBY": 8,
+}
 
 
 class Guest:
@@ -96,7 +100,7 @@ class Guest:
 @fault("all ways to leave interleaved: no ghost, all `left` balanced", fast=True)
 def one_door(stage: Stage) -> None:
     rounds = stage.choose(15, 400)
-    with stage.scene((*GUESTS, "Tom"), constants=NARROW) as scene:
+    with stage.scene((*GUESTS, "Tom"), ("--max-clients", "9"), constants=NARROW) as scene:
         tom = scene.login("Tom")
         heard = Collector(tom)
         before = scene.census()

@@ -119,7 +119,7 @@ def garbage(stage: Stage) -> None:
         talker = scene.connect()
         before = scene.cpu()
         with scene.fault():
-            reader = threading.Thread(target=talker.until, args=("login confirmed",))
+            reader = threading.Thread(target=read_up_to, args=(talker, b"\nlogin confirmed\n"))
             reader.start()
             for _ in range(0, size, 65536):
                 talker.send_bytes(source.randbytes(65536))
@@ -128,6 +128,16 @@ def garbage(stage: Stage) -> None:
             assert not reader.is_alive()
         scene.shown(r"Tom login\.")
         stage.note(f"{mebibytes(size)}, server CPU {scene.cpu() - before:.1f} s; then it logs in")
+
+
+def read_up_to(talker: Talker, end: bytes) -> None:
+    """Read bytes, as answers to telnet commands are no UTF-8."""
+    tail = b""
+    while end not in tail:
+        data = talker.socket.recv(65536)
+        if not data:
+            return
+        tail = tail[-len(end) :] + data
 
 
 @fault("sends on after logout, reads nothing: costs little")

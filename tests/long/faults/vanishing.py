@@ -17,6 +17,8 @@ from tests.long.faults.witnesses import run_here
 
 OUTSIDE, INSIDE = (f"10.231.{os.getpid() % 251}.{end}" for end in (1, 2))
 SHORT_KEEPALIVE = (
+    ("TCP_NODELAY", 1),
+    ("SO_KEEPALIVE", 1),
     ("TCP_KEEPIDLE", 2),
     ("TCP_KEEPINTVL", 1),
     ("TCP_KEEPCNT", 4),
@@ -55,7 +57,7 @@ def keepalive(stage: Stage) -> None:
 
 @fault("no FIN, cable pulled: found within 2 minutes")
 def vanishes(stage: Stage) -> None:
-    constants: dict[str, object] = {"KEEPALIVE": SHORT_KEEPALIVE} if stage.quick else {}
+    constants: dict[str, object] = {"CONNECTION_OPTIONS": SHORT_KEEPALIVE} if stage.quick else {}
     limit = 15 if stage.quick else 125
     with (
         cable() as (namespace, pull),

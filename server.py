@@ -1473,10 +1473,7 @@ def hash_head() -> str:
 
 
 def hash_password(password: str) -> str:
-    """Return a salted scrypt hash (RFC 7914) as a PHC string.
-
-    Standard base64 without padding, 16 bytes of salt, 32 of key.
-    """
+    """Return a salted scrypt hash (RFC 7914) as a PHC string: base64 without padding."""
     salt = os.urandom(16)
     pair = (salt, derive_key(password, salt, HASH_COST))
     return hash_head() + "$".join(base64.b64encode(part).decode().rstrip("=") for part in pair)
@@ -1499,17 +1496,22 @@ def parse_hash(record: str) -> tuple[tuple[int, int, int], bytes, bytes]:
     """Return (log2(N), r, p), salt and key of a PHC scrypt string; ValueError if it is none."""
     found = HASH.fullmatch(record)
     if not found:
-        raise ValueError("neither a password of 4 to 8 characters nor a scrypt hash")
+        kinds = "neither a password of 4 to 8 characters nor a scrypt hash"
+        raise ValueError(f"the second field is {kinds}.")
     log_n, r, p = (int(number) for number in found.group(1, 2, 3))
     # The second bound is RFC 7914's: N must be less than 2 ** (128 * r / 8).
     if 128 * r * 2**log_n > HASH_MEMORY or log_n >= 16 * r or p > 16:
-        raise ValueError("a scrypt hash with parameters out of bounds")
+        raise ValueError("the second field is a scrypt hash with parameters out of bounds.")
     salt, key = (base64.b64decode(text + "=" * (-len(text) % 4)) for text in found.group(4, 5))
     return (log_n, r, p), salt, key
 
 
 def account_line(userid: str, record: str) -> str:
     return f"({userid}, {record})\n"
+
+
+def account_lines(accounts: dict[str, str]) -> str:
+    return "".join(itertools.starmap(account_line, accounts.items()))
 
 
 @dataclass
@@ -1535,12 +1537,13 @@ def read_users(data: bytes, name: str) -> UsersFile:
         else:
             try:
                 userid, second = read_account(line)
-            except ValueError as error:
+            except (ValueError, Denied) as error:
                 if is_torn(lines, index):
                     users.is_torn = True
                     del lines[index + 1 :]
                     break
-                raise AccountsError(f"{name}:{index + 1}: {error}") from None
+                reason = str(error).removeprefix("Denied. ")
+                raise AccountsError(f"{name}:{index + 1}: {reason}") from None
             if len(second) <= MAX_PLAIN:
                 users.plain[userid] = index
         if userid in users.records:
@@ -1550,38 +1553,35 @@ def read_users(data: bytes, name: str) -> UsersFile:
 
 
 def read_account(line: str) -> tuple[str, str]:
-    """Return a line's UserID, and its hash or plain password; raise ValueError with the reason."""
+    """Return a line's UserID, and its hash or plain password. Raises ValueError or Denied."""
     text = line.strip(" \t\r")
     userid, comma, second = text[1:-1].partition(",")
     if not (text.startswith("(") and text.endswith(")") and comma):
         raise ValueError("not an account; write (UserID, Password), or # before a comment.")
-    try:
-        userid = check_userid(userid.strip(" "))
-        second = unicodedata.normalize("NFC", second.strip(" "))
-        if len(second) <= MAX_PLAIN:
-            return userid, check_password(second)
+    userid = check_userid(userid.strip(" "))
+    second = unicodedata.normalize("NFC", second.strip(" "))
+    if len(second) <= MAX_PLAIN:
+        check_password(second)
+    else:
         parse_hash(second)
-    except Denied as denied:
-        raise ValueError(str(denied).removeprefix("Denied. ")) from None
-    except ValueError as error:
-        raise ValueError(f"the second field is {error}.") from None
     return userid, second
 
 
 def is_torn(lines: Sequence[str], index: int) -> bool:
     """Tell whether a line is what a crash leaves of one that this server was writing.
 
-    That is a beginning of it without a line end, so that the rest would make it whole; or, after a
-    power cut, NUL bytes. What somebody typed wrongly is never taken for that.
+    That is a beginning of it without a line end, or, after a power cut, NUL bytes. What somebody
+    typed wrongly is never taken for that.
     """
-    line, head = lines[index], f" {hash_head()}"
+    line = lines[index]
     if "\0" in line:
         return not any(lines[index + 1 :])
+    head = f" {hash_head()}"
     userid, comma, second = line.partition(",")
     rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
     try:
         read_account(line + rest if comma else f"{userid:0<4},{rest}")
-    except ValueError:
+    except (ValueError, Denied):
         return False
     return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
 
@@ -1599,7 +1599,6 @@ class Accounts:
         self.warn = warn
         self.tell = warn  # of a mistake in a file that was changed; the server displays it
         self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
-        self.generation = 0  # how often `records` was replaced
         self.lock = threading.Lock()  # guards all below, and the file
         self.is_writing = False  # so nobody need look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
@@ -1684,29 +1683,25 @@ class Accounts:
             self._refresh()
             while userid not in self.records:
                 made = time.time()
-                new = {**self.dropped, userid: record}
-                self.is_writing = True
-                try:
-                    # A file that is gone is written anew, with all accounts that are known.
-                    is_saved = (
-                        self._append(new)
-                        if self.seen
-                        else self._replace(
-                            [account_line(*pair)[:-1] for pair in {**self.records, **new}.items()]
-                            + [""]
-                        )
-                    )
-                except OSError as error:
-                    raise AccountsError(explain(error)) from None
-                finally:
-                    self.is_writing = False
-                if is_saved:
+                if self._save({**self.dropped, userid: record}):
                     self.recent[userid] = (record, made)
                     self.records[userid] = record
                     self.dropped = {}
                 else:  # somebody has replaced the file this moment, perhaps by a copy with the line
                     self._refresh()
             return self.records[userid] == record
+
+    def _save(self, new: dict[str, str]) -> bool:
+        """Append accounts; write a file that is gone anew, with all accounts that are known."""
+        self.is_writing = True
+        try:
+            if self.seen:
+                return self._append(account_lines(new))
+            return self._replace(account_lines({**self.records, **new}))
+        except OSError as error:
+            raise AccountsError(explain(error)) from None
+        finally:
+            self.is_writing = False
 
     # What somebody else has changed.
 
@@ -1726,21 +1721,20 @@ class Accounts:
 
     def _load(self, may_be_torn: bool = False) -> None:
         """Read the file, if there is one. Raises OSError or AccountsError."""
-        users = self._read()
-        if users is None:
+        if (users := self._read()) is None:
             return
         if users.is_torn and not may_be_torn:
             raise AccountsError(f"{self.name}:{len(users.lines)}: the line has no end.")
         saved = self.seen[1] / 1e9 if self.seen else 0.0
-        known = {**self.dropped}
         for userid, (record, made) in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
-                known[userid] = record
-        self.dropped = {name: known[name] for name in known if name not in users.records}
-        self.recent = {name: self.recent[name] for name in self.recent if name in users.records}
+                self.dropped[userid] = record
+        for userid in self.dropped.keys() & users.records.keys():
+            del self.dropped[userid]
+        for userid in self.recent.keys() - users.records.keys():
+            del self.recent[userid]
         self.plain, self.is_torn = list(users.plain), users.is_torn
         self.records = {**users.records, **self.dropped}
-        self.generation += 1
 
     def is_settled(self) -> bool:
         """Tell whether the file has stayed as it is for long enough: no editor is writing it."""
@@ -1757,37 +1751,38 @@ class Accounts:
         if not has_work or not self.is_settled():
             return
         seen, plain = self.seen, self.plain
-        hashes = hash_all([self.records[userid] for userid in plain])
+        passwords = [self.records[userid] for userid in plain]
+        hashes = dict(zip(plain, hash_all(passwords), strict=True))
         with self.lock:
             users = self._read() if self._look() == seen else None
             if users is None:
                 return  # it was changed meanwhile, and is looked at again
             if self.is_torn:
                 self._set_aside(users)
-            for userid, record in zip(plain, hashes, strict=True):
+            for userid, record in hashes.items():
                 users.lines[users.plain[userid]] = account_line(userid, record)[:-1]
-            back = [account_line(*pair)[:-1] for pair in self.dropped.items()]
-            end = [] if users.lines[-1] else [users.lines.pop()]
+            end = len(users.lines) if users.lines[-1] else -1  # an empty one ends a finished file
+            users.lines[end:end] = account_lines(self.dropped).splitlines()
             try:
-                if self._replace([*users.lines, *back, *end]):
-                    self.records.update(zip(plain, hashes, strict=True))
+                if self._replace("\n".join(users.lines)):
+                    self.records.update(hashes)
                     self.plain, self.dropped = [], {}
             except OSError as error:
                 self.can_replace = False
-                advice = "Keep it in a folder that this user may write to."
                 problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
+                advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")
 
     def _set_aside(self, users: UsersFile) -> None:
-        """Cut off a torn line, and leave a comment in its place."""
-        *whole, torn = users.lines
-        kept = "".join(f"{line}\n" for line in whole)
-        os.truncate(self.path, len(kept.encode(errors="surrogateescape")))  # was never confirmed
+        """Cut off a torn line, which was never confirmed, and leave a comment in its place."""
+        torn = users.lines.pop()
+        kept = "".join(f"{line}\n" for line in users.lines)
+        os.truncate(self.path, len(kept.encode(errors="surrogateescape")))
         self.seen, self.is_torn = self._look(), False
         name = torn.partition(",")[0].rstrip("\0")
-        users.lines[-1:] = [f"# cut short by a crash: {name!a}", ""]
+        users.lines += [f"# cut short by a crash: {name!a}", ""]
         problem = "the last line was cut short by a crash and never confirmed; it is set aside"
-        self.warn(f"{self.name}:{len(whole) + 1}: {problem}.")
+        self.warn(f"{self.name}:{len(users.lines) - 1}: {problem}.")
 
     # The file.
 
@@ -1803,45 +1798,41 @@ class Accounts:
         if self.seen is not None and not stat.S_ISREG(self.seen[-1]):
             raise AccountsError(f"{self.name} is no regular file. Name another one with --users.")
         try:
-            file = os.open(self.path, os.O_RDONLY | OPEN_FLAGS)
+            with opened(self.path, os.O_RDONLY) as file:
+                self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
+                data = FileIO(file, closefd=False).readall()
         except FileNotFoundError:
             self.seen = None
             return None
-        with open(file, "rb") as stream:
-            self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
-            data = stream.read()
         self.is_unfinished = data[-1:] not in (b"", b"\n")
         return read_users(data, self.name)
 
-    def _append(self, accounts: dict[str, str]) -> bool:
+    def _append(self, lines: str) -> bool:
         """Append and sync; return False if the file is not the one that has the name any more."""
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_APPEND | OPEN_FLAGS)
+            with opened(self.path, os.O_RDWR | os.O_APPEND) as file:
+                before = os.fstat(file)
+                if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
+                    with contextlib.suppress(OSError):  # its owner was told at the start
+                        os.chmod(self.path, 0o600)
+                os.lseek(file, max(0, before.st_size - 1), os.SEEK_SET)
+                line_end = b"" if os.read(file, 1) in (b"", b"\n") else b"\n"
+                data = line_end + lines.encode()
+                try:
+                    write_synced(file, data)
+                except OSError:
+                    with contextlib.suppress(OSError):  # then the line is torn, as by a crash
+                        os.ftruncate(file, before.st_size)
+                    raise
+                after = os.fstat(file)
+                is_alone = after.st_size == before.st_size + len(data)
+                if is_alone and fingerprint_of(before) == self.seen:
+                    self.seen = fingerprint_of(after)  # else somebody wrote to it: look again
+                return is_named(file, self.path)
         except FileNotFoundError:
             return False
-        try:
-            before = os.fstat(file)
-            if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
-                with contextlib.suppress(OSError):  # its owner was told at the start
-                    os.chmod(self.path, 0o600)
-            os.lseek(file, max(0, before.st_size - 1), os.SEEK_SET)
-            line_end = b"" if os.read(file, 1) in (b"", b"\n") else b"\n"
-            data = line_end + "".join(account_line(*pair) for pair in accounts.items()).encode()
-            try:
-                write_all(file, data)
-                os.fsync(file)
-            except OSError:
-                with contextlib.suppress(OSError):  # then the line is torn, as by a crash
-                    os.ftruncate(file, before.st_size)
-                raise
-            after = os.fstat(file)
-            if fingerprint_of(before) == self.seen and after.st_size == before.st_size + len(data):
-                self.seen = fingerprint_of(after)  # else somebody wrote to it just now: look again
-            return is_named(file, self.path)
-        finally:
-            os.close(file)
 
-    def _replace(self, lines: Sequence[str]) -> bool:
+    def _replace(self, text: str) -> bool:
         """Put a new file in the place of the old in one atomic step, mode and owner kept.
 
         Return False if somebody has changed the old one since it was read. Raises OSError. Either
@@ -1849,19 +1840,15 @@ class Accounts:
         """
         temporary = self.path.with_name(f".{self.name}.new")
         temporary.unlink(missing_ok=True)  # left by a crash; ours alone, as the lock is
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
         try:
-            try:
+            with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
                 if self.seen is not None and hasattr(os, "fchown"):
                     old = os.stat(self.path)
                     if (old.st_uid, old.st_gid) != (os.getuid(), os.getgid()):
                         os.fchown(file, old.st_uid, old.st_gid)
                     # That others may read the hashes is a default, and nobody's wish.
                     os.fchmod(file, 0o600 if old.st_mode & stat.S_IROTH else old.st_mode & 0o7777)
-                write_all(file, "\n".join(lines).encode(errors="surrogateescape"))
-                os.fsync(file)
-            finally:
-                os.close(file)
+                write_synced(file, text.encode(errors="surrogateescape"))
             # Somebody who saves between this look and the next call is overwritten: no system
             # offers to replace a file only if it is still the same.
             if self._look() != self.seen:
@@ -1872,6 +1859,16 @@ class Accounts:
         self.seen = self._look()
         sync_folder(self.path.parent)
         return True
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """Open a file, its owner's alone if it is new, and close it after the block."""
+    file = os.open(path, flags | OPEN_FLAGS, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def lock_descriptor(file: int) -> None:
@@ -1898,23 +1895,22 @@ def is_named(file: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))
 
 
-def write_all(file: int, data: bytes) -> None:
+def write_synced(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+    os.fsync(file)
 
 
 def sync_folder(path: Path) -> None:
     """Make a new name durable, where the system and the file system offer that."""
     if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(folder)
+        with opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
+            try:
+                os.fsync(folder)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                    raise
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2001,14 +1997,14 @@ class Server:
             run = partial(self.hashing.run, Hashing.NEW_ACCOUNT, b"")
             return [str(run(partial(hash_password, password))) for password in passwords]
 
-        generation = 0
+        known = None
         while not self.stopping.wait(WATCH_SECONDS):
             self.display.tell_unshown()
             if self.room.users:
                 self.accounts.tidy(hash_all)
-                if self.accounts.is_settled() and generation != self.accounts.generation:
-                    generation = self.accounts.generation
-                    self.room.show_the_door(self.accounts.records.__contains__)
+                if self.accounts.is_settled() and known is not self.accounts.records:
+                    known = self.accounts.records
+                    self.room.show_the_door(known.__contains__)
 
     def _accept_all(self) -> None:
         for _ in range(LOBBY):  # then back to look at the clock and for signals

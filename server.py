@@ -385,29 +385,14 @@ def is_web_request(line: bytes) -> bool:
 # --------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Services:
-    """What all sessions share."""
-
-    room: Room
-    courier: Courier
-    display: Display
-    accounts: Accounts
-    hashing: Hashing
-    is_open: bool  # to new accounts
-    lines: Allowance  # by user, before login by address
-    failures: Allowance  # by UserID and address
-    new_accounts: Allowance  # by address
-
-
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
-    __slots__ = ("failed_logins", "services", "socket", "visitor")
+    __slots__ = ("failed_logins", "server", "socket", "visitor")
 
-    def __init__(self, services: Services, connection: socket.socket, host: str, port: int) -> None:
+    def __init__(self, server: Server, connection: socket.socket, host: str, port: int) -> None:
         """host, port: of the other side."""
-        self.services = services
+        self.server = server
         self.socket = connection
         outbox = Outbox(connection, partial(self.leave, ""))
         network = network_of(host)
@@ -415,7 +400,6 @@ class Session:
         self.failed_logins = 0
 
     def run(self) -> None:
-        """Obey lines until the connection ends, one way or the other."""
         reason = ""
         try:
             for line in self.lines():
@@ -464,7 +448,7 @@ class Session:
 
     def obey(self, line: bytes) -> None:
         """Do what a line asks for, once its turn has come, or refuse it."""
-        self.services.courier.pause()
+        self.server.courier.pause()
         visitor = self.visitor
         counted_by = visitor.counted_by
         try:
@@ -486,7 +470,7 @@ class Session:
 
         Raises OSError if the connection is reset meanwhile: what it had queued is then dropped.
         """
-        wait = self.services.lines.spend(counted_by)
+        wait = self.server.lines.spend(counted_by)
         while wait > 0 and not self.visitor.gone:
             self.visitor.wait(min(wait, GONE_CHECK))
             self.raise_if_reset()
@@ -502,34 +486,36 @@ class Session:
     # The commands, each by its name.
 
     def login(self, userid: str, password: str) -> None:
-        visitor, services = self.visitor, self.services
+        visitor, server = self.visitor, self.server
         if visitor.userid is not None:
             raise Denied(f"Denied. You are already logged in as {visitor.userid}.")
         visitor.is_protected = True  # a bare flag, which the room only reads
         try:
             check = partial(self.is_password_right, userid, password)
-            is_right = services.hashing.run(Hashing.LOGIN, visitor.network, check, self.is_there)
+            is_right = server.hashing.run(Hashing.LOGIN, visitor.network, check)
         finally:
             visitor.is_protected = False
         if is_right:
-            services.room.enter(visitor, userid)
+            server.room.enter(visitor, userid)
         elif not visitor.gone:
             self.refuse_login(userid)
 
     def is_password_right(self, userid: str, password: str) -> bool:
         """Tell, from a hashing thread. Raises Denied if the address has failed too often."""
-        failures, key = self.services.failures, (userid, self.visitor.network)
+        if self.visitor.gone:
+            return False
+        failures, key = self.server.failures, (userid, self.visitor.network)
         failures.take(key, "Denied. Too many failed logins")  # now, or many could try at once
-        is_right = self.services.accounts.verify(userid, password)
+        is_right = self.server.accounts.verify(userid, password)
         if is_right:
             failures.give_back(key)
         return is_right
 
     def refuse_login(self, userid: str) -> None:
         # What is typed in a name's place is often a password, so no unknown name is shown.
-        who = f" for {userid}" if userid in self.services.accounts.records else ""
+        who = f" for {userid}" if userid in self.server.accounts.records else ""
         address = self.visitor.address
-        self.services.display.show_stranger(f"Login failed{who} from {address}.", address)
+        self.server.display.show_stranger(f"Login failed{who} from {address}.", address)
         self.failed_logins += 1
         self.visitor.wait(FAILURE_DELAY)
         self.reply("Denied. User name or password incorrect.")
@@ -539,46 +525,46 @@ class Session:
     def newuser(self, userid: str, password: str) -> None:
         if self.visitor.userid is not None:
             raise Denied("Denied. Please logout first.")
-        if not self.services.is_open:
+        if self.server.options.no_newuser:
             raise Denied("Denied. New accounts are not accepted.")
         network = self.visitor.network
-        self.services.new_accounts.take(network, "Denied. Too many new accounts")
+        self.server.new_accounts.take(network, "Denied. Too many new accounts")
         try:
             self.create_account(userid, password)
         except Denied:
-            self.services.new_accounts.give_back(network)
+            self.server.new_accounts.give_back(network)
             raise
 
     def create_account(self, userid: str, password: str) -> None:
         """Make an account, and say so once it is on disk. Raises Denied."""
-        services, visitor = self.services, self.visitor
-        is_new = userid not in services.accounts.records
+        server, visitor = self.server, self.visitor
+        is_new = userid not in server.accounts.records
         if is_new:
-            make, kind = partial(hash_password, password), Hashing.NEW_ACCOUNT
-            record = services.hashing.run(kind, visitor.network, make, self.is_there)
-            if record is None:
+            make = partial(self.hash_unless_gone, password)
+            record = server.hashing.run(Hashing.NEW_ACCOUNT, visitor.network, make)
+            if not record:
                 return
             try:
-                is_new = services.accounts.add(userid, record)
+                is_new = server.accounts.add(userid, record)
             except AccountsError as error:
-                services.display.show(f"Account {userid} not saved: {error}", visitor.address)
+                server.display.show(f"Account {userid} not saved: {error}", visitor.address)
                 raise Denied("Denied. The account could not be saved.") from None
         if not is_new:
             raise Denied("Denied. User account already exists.")
-        services.display.show(f"New user account created: {userid}.", visitor.address)
+        server.display.show(f"New user account created: {userid}.", visitor.address)
         self.reply("New user account created. Please login.")
 
-    def is_there(self) -> bool:
-        return not self.visitor.gone
+    def hash_unless_gone(self, password: str) -> str:
+        return "" if self.visitor.gone else hash_password(password)
 
     def send(self, recipient: str, message: str) -> None:
         if recipient == "all":
-            self.services.room.say(self.visitor, message)
+            self.server.room.say(self.visitor, message)
         else:
-            self.services.room.tell(self.visitor, recipient, message)
+            self.server.room.tell(self.visitor, recipient, message)
 
     def who(self) -> None:
-        self.services.room.list_users(self.visitor)
+        self.server.room.list_users(self.visitor)
 
     def logout(self) -> None:
         userid = self.visitor.userid
@@ -586,14 +572,14 @@ class Session:
 
     def leave(self, farewell: str, reason: str = "") -> None:
         """Leave the room; nothing happens to who has left already."""
-        self.services.room.leave(self.visitor, farewell, reason)
+        self.server.room.leave(self.visitor, farewell, reason)
 
     def reply(self, line: str) -> None:
         self.order(Courier.unicast, f"{line}\n".encode())
 
     def order(self, step: Step, data: bytes = b"") -> None:
-        self.services.courier.order(step, self.visitor.outbox, data)
-        self.services.courier.deliver()
+        self.server.courier.order(step, self.visitor.outbox, data)
+        self.server.courier.deliver()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1398,20 +1384,14 @@ class Hashing:
         for _ in range(CORES):  # now, as there may be no threads to be had later
             threading.Thread(target=self._run, name="hashing", daemon=True).start()
 
-    def run(
-        self,
-        kind: int,
-        network: bytes,
-        task: Callable[[], Result],
-        is_wanted: Callable[[], bool] = lambda: True,
-    ) -> Result | None:
+    def run(self, kind: int, network: bytes, task: Callable[[], Result]) -> Result:
         """Return what the task returns, or raise what it raises, once its turn has come.
 
-        network: whom it is for. None if the result is not wanted any more by then.
+        kind: LOGIN or NEW_ACCOUNT; network: whom it is for.
         """
-        future: Future[Result | None] = Future()
+        future: Future[Result] = Future()
         had = self.lately.spend(network)
-        self.queue.put((kind, had, next(self.numbers), future, is_wanted, task))
+        self.queue.put((kind, had, next(self.numbers), future, task))
         return future.result()
 
     def _run(self) -> None:
@@ -1419,12 +1399,12 @@ class Hashing:
             with contextlib.suppress(OSError):  # not permitted in some containers
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while True:
-            *_, future, is_wanted, task = self.queue.get()
+            *_, future, task = self.queue.get()
             try:
-                future.set_result(task() if is_wanted() else None)
+                future.set_result(task())
             except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
                 future.set_exception(error)
-            del future, is_wanted, task  # or they would be kept until the next one comes
+            del future, task  # or they would be kept until the next one comes
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1931,19 +1911,14 @@ class Server:
         self.courier = Courier()
         self.room = Room(self.courier, display, options.max_clients, options.history)
         self.hashing = Hashing()
-        self.services = Services(
-            *(self.room, self.courier, display, accounts, self.hashing, not options.no_newuser),
-            lines=Allowance(BURST, 1 / options.rate if options.rate else 0.0),
-            failures=Allowance(FAILURES, FAILURE_SECONDS),
-            new_accounts=Allowance(NEW_ACCOUNTS, FAILURE_SECONDS),
-        )
+        # By user, before login by address; by UserID and address; by address.
+        self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)
+        self.failures = Allowance(FAILURES, FAILURE_SECONDS)
+        self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)
         self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_thread = threading.Thread(target=self._run_courier, daemon=True)
         self.wakeful, self.waker = wake_up_pair()
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.wakeful, selectors.EVENT_READ)
-        self.selector.register(self.listener, selectors.EVENT_READ)
 
     def serve(self) -> bool:
         """Run the room until a signal stops it; return whether all went well."""
@@ -1954,7 +1929,7 @@ class Server:
         self._announce()
         while not self.stopping.is_set() and self.courier_thread.is_alive():
             now = time.monotonic()
-            self.selector.select(self.room.expire(now) - now)
+            select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
             drain(self.wakeful)
             if not self.stopping.is_set():
                 self._accept_all()
@@ -1995,7 +1970,7 @@ class Server:
 
         def hash_all(passwords: Sequence[str]) -> list[str]:
             run = partial(self.hashing.run, Hashing.NEW_ACCOUNT, b"")
-            return [str(run(partial(hash_password, password))) for password in passwords]
+            return [run(partial(hash_password, password)) for password in passwords]
 
         known = None
         while not self.stopping.wait(WATCH_SECONDS):
@@ -2028,7 +2003,7 @@ class Server:
 
     def _start_session(self, connection: socket.socket, host: str, port: int) -> None:
         configure(connection)
-        session = Session(self.services, connection, host, port)
+        session = Session(self, connection, host, port)
         self.room.arrive(session.visitor)
         try:
             # threading.Thread waits for each to start, and keeps 3 kB for it that nobody asks for.
@@ -2051,6 +2026,7 @@ class Server:
         return went_well
 
 
+SignalHandler = Callable[[int, "FrameType | None"], None]
 # What accept fails with when something has run out: descriptors here or in all, memory.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -2110,9 +2086,7 @@ def address_of_this_machine() -> str:
     return name
 
 
-def handle_signals(
-    stop: Callable[[int, FrameType | None], None], hang_up: Callable[[int, FrameType | None], None]
-) -> None:
+def handle_signals(stop: SignalHandler, hang_up: SignalHandler) -> None:
     """Stop at Ctrl-C, SIGTERM, Windows' Ctrl-Break and a closed terminal.
 
     What was ignored at the start (nohup, a script's `&`) stays ignored. Without a terminal, SIGHUP

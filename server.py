@@ -892,14 +892,10 @@ class Courier:
 
     def run(self) -> None:
         """Deliver what nobody else does, until the server stops and all outboxes are closed."""
-        try:
-            while not self._is_done():
-                self._sleep()
-                with self.turn:
-                    self._work()
-        except BaseException:
-            self.broken = True
-            raise
+        while not self._is_done():
+            self._sleep()
+            with self.turn:
+                self._work()
 
     def stop(self) -> None:
         """Have run() return once all outboxes are closed; the room must have been closed before."""
@@ -921,7 +917,7 @@ class Courier:
         # Whoever found the turn taken, before it was given back, did not wake us: look again.
         idle = not (self.orders or self.needs_thread or self._is_done())
         left = self.next_deadline - time.monotonic() if idle else 0
-        self.selector.select(None if left == math.inf else max(0, left))
+        self.selector.select(None if left == math.inf else left)
         self.asleep = False
         drain(self.wakeful)
 
@@ -993,8 +989,8 @@ class Courier:
         """From here on, the outbox gets nothing."""
         if not outbox.hung_up:
             self._own(outbox)
-            outbox.hung_up = True
-            self._stop_listening(outbox)
+            outbox.hung_up, outbox.listening = True, False
+            self.listeners.pop(outbox, None)
 
     def release(self, outbox: Outbox, _: bytes) -> None:
         """The outbox's reader has ended and is done with the socket."""
@@ -1012,10 +1008,6 @@ class Courier:
         outbox.heard = len(self.said)
         return outbox.own
 
-    def _stop_listening(self, outbox: Outbox) -> None:
-        outbox.listening = False
-        self.listeners.pop(outbox, None)
-
     # Sending.
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
@@ -1030,17 +1022,14 @@ class Courier:
                 return
             if sent == len(data):
                 return
-            self._stall(outbox)
+            self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
+            self.stalled.add(outbox)
+            self._set_deadline(outbox, STALL_SECONDS)
+            self.needs_thread = True
             data = data[sent:]
         outbox.waiting += data
         if len(outbox.waiting) > OUTBOX_LIMIT:
             self._lose(outbox, "not reading")
-
-    def _stall(self, outbox: Outbox) -> None:
-        self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
-        self.stalled.add(outbox)
-        self._set_deadline(outbox, STALL_SECONDS)
-        self.needs_thread = True
 
     def _flush(self, outbox: Outbox) -> None:
         """Send what waits in a stalled outbox, now that the kernel takes more."""
@@ -1078,14 +1067,14 @@ class Courier:
         if outbox.lost:
             return
         outbox.lost = outbox.hung_up = True
+        outbox.listening = False
+        self.listeners.pop(outbox, None)
         outbox.waiting = bytearray()
-        self._stop_listening(outbox)
         self._forget_deadline(outbox)
         outbox.on_lost(reason)  # before its reader wakes, which knows no reason
         with contextlib.suppress(OSError):  # it may be gone already
-            # A reset on close: the kernel's buffer, too, goes at once.
-            reset = struct.pack("ii", 1, 0)
-            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            reset_on_close = struct.pack("ii", 1, 0)  # the kernel's buffer, too, goes at once
+            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
         self._shut(outbox)
         self._part(outbox)
 
@@ -1315,48 +1304,39 @@ class Allowance:
         if not self.seconds:
             return 0.0
         with self.lock:
-            now = time.monotonic()
-            debt = self._debt(key, now) + self.seconds
             # Who connects anew for each line cannot wait them all off: there is an end to a debt.
-            debt = min(debt, (self.burst + LOBBY) * self.seconds)
-            self._set_debt(key, now, debt)
-        return max(0.0, round(debt - self.burst * self.seconds, 6))
+            return max(0.0, self._add(key, self.seconds, (self.burst + LOBBY) * self.seconds))
 
     def take(self, key: Hashable, refusal: str) -> None:
         """Count one, or raise Denied with the refusal and the real wait, uncounted."""
         with self.lock:
-            now = time.monotonic()
-            debt = self._debt(key, now) + self.seconds
-            wait = math.ceil(round(debt - self.burst * self.seconds, 6))
+            wait = math.ceil(self._add(key, self.seconds))
             if wait > 0:
+                self._add(key, -self.seconds)
                 raise Denied(f"{refusal}, try again in {wait} seconds.")
-            self._set_debt(key, now, debt)
 
     def give_back(self, key: Hashable) -> None:
         """Forget one that was taken."""
         with self.lock:
-            now = time.monotonic()
-            self._set_debt(key, now, max(0.0, self._debt(key, now) - self.seconds))
+            self._add(key, -self.seconds)
 
-    def _debt(self, key: Hashable, now: float) -> float:
-        return max(0.0, self.paid_until.get(key, now) - now)
-
-    def _set_debt(self, key: Hashable, now: float, debt: float) -> None:
-        self.paid_until.pop(key, None)  # to the end: the first is always the one to forget
+    def _add(self, key: Hashable, seconds: float, most: float = math.inf) -> float:
+        """Add to a debt, and return by how much it is more than the burst is worth."""
+        now = time.monotonic()
+        debt = max(0.0, self.paid_until.pop(key, now) - now) + seconds
+        debt = min(max(0.0, debt), most)
         if debt:
-            self.paid_until[key] = now + debt
+            self.paid_until[key] = now + debt  # at the end: the first is the one to forget
         if len(self.paid_until) > REMEMBERED:
             del self.paid_until[next(iter(self.paid_until))]
+        return round(debt - self.burst * self.seconds, 6)
 
 
 def network_of(host: str) -> bytes:
     """Return what an address is counted by: an IPv4 address, or the /64 of an IPv6 one."""
     address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return address.packed[:8]
-        address = address.ipv4_mapped
-    return address.packed
+    packed: bytes = (getattr(address, "ipv4_mapped", None) or address).packed
+    return packed[:8]
 
 
 def show_address(host: str, port: int) -> str:

@@ -157,7 +157,7 @@ RESERVED = ("all", "usage")
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
 # whatever could move a reader's cursor or make a line look like another's.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-# Letters and marks that show nothing: with them a second "Tom" could look like the first.
+# Letters and marks that show nothing, with which a second "Tom" could look like the first.
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
 OVERLAYS = frozenset("\u0334\u0335\u0336\u0337\u0338")  # marks that strike a letter through
 # Letters with a compatibility form that Thai and Lao names cannot do without.
@@ -203,8 +203,7 @@ class Framing:
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that `data` ends, without their LF or CR NUL.
 
-        An overlong line comes as its beginning, longer than MAX_LINE, as soon as it is too long;
-        the rest of it is skipped.
+        Of an overlong line the first bytes come, at once and more than MAX_LINE; the rest do not.
         """
         if not self.command and IAC not in data:
             return self._split(data)
@@ -254,9 +253,8 @@ class Framing:
 def parse(line: bytes, is_logged_in: bool = True) -> tuple[str, ...]:
     """Return the words of a command, checked, as in ("send", "all", "hi"); () for an empty line.
 
-    line: any bytes, without the LF; a CR at its end is dropped. The first word is in lower case,
-    UserIDs and passwords are in NFC, a message is trimmed.
-    Raises Denied with the reply for whatever is not a command to the letter.
+    line: any bytes, without the LF. The first word comes in lower case, UserIDs and passwords in
+    NFC, a message trimmed. Raises Denied with the reply for whatever is not quite a command.
     """
     line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
@@ -288,8 +286,7 @@ def parse(line: bytes, is_logged_in: bool = True) -> tuple[str, ...]:
 
 
 def normalised(text: str, limit: int) -> str:
-    """Return text in NFC, unless it is over `limit` code points: to normalise marks without end
-    takes quadratic time, and what is so long is refused anyway."""
+    """Return text in NFC; over the limit as it is, since marks without end take quadratic time."""
     return unicodedata.normalize("NFC", text) if len(text) <= limit else text
 
 
@@ -299,10 +296,7 @@ def displayable(word: str) -> str:
 
 
 def check_userid(text: str) -> str:
-    """Return a UserID in NFC (after RFC 8265, but case matters), or raise Denied.
-
-    3 to 32 code points: letters with their marks and decimal digits of one script, and _ - .
-    """
+    """Return a UserID in NFC (after RFC 8265, but case matters), or raise Denied."""
     userid = normalised(text, 128)
     if not 3 <= len(userid) <= 32:
         raise Denied("Denied. UserID must be 3 to 32 characters.")
@@ -340,10 +334,8 @@ def is_of_one_script(userid: str) -> bool:
 
 def is_disguise(character: str) -> bool:
     """Tell whether a character is unseen, or another one dressed up."""
-    if character in INVISIBLE or character in OVERLAYS:
-        return True
     has_form = unicodedata.normalize("NFKC", character) != character
-    return has_form and character not in NEEDED_FORMS
+    return character in INVISIBLE | OVERLAYS or (has_form and character not in NEEDED_FORMS)
 
 
 def check_password(text: str) -> str:
@@ -367,10 +359,8 @@ def check_message(text: str) -> str:
 
 
 def is_web_request(line: bytes) -> bool:
-    """Tell whether a line opens an HTTP request, as any web page can have a browser send one.
-
-    Of an overlong line only the beginning is there, so its last word cannot be asked for.
-    """
+    """Tell whether a line opens an HTTP request, as any web page can have a browser send one."""
+    # Of an overlong line only the beginning is there.
     form = WEB_REQUEST if len(line) <= MAX_LINE else WEB_REQUEST_BEGUN
     found = form.fullmatch(line.removesuffix(b"\r"))
     return found is not None and found[1].decode().lower() not in USAGE
@@ -466,10 +456,7 @@ class Session:
             self.reply(str(denied))
 
     def pace(self, counted_by: Hashable) -> None:
-        """Wait until one more line may be obeyed: a burst at once, then --rate a second.
-
-        Raises OSError if the connection is reset meanwhile: what it had queued is then dropped.
-        """
+        """Wait until one more line may be obeyed. Raises OSError if the connection was reset."""
         wait = self.server.lines.spend(counted_by)
         while wait > 0 and not self.visitor.gone:
             self.visitor.wait(min(wait, GONE_CHECK))
@@ -477,10 +464,7 @@ class Session:
             wait -= GONE_CHECK
 
     def raise_if_reset(self) -> None:
-        """Raise OSError if the other side has reset the connection.
-
-        `recv` alone cannot tell: a `send` of the courier's may have taken the error away before.
-        """
+        # `recv` alone cannot tell: a `send` of the courier's may have taken the error away before.
         self.socket.getpeername()
 
     # The commands, each by its name.
@@ -614,9 +598,8 @@ class Visitor:
 class Room:
     """The locked session table. Its methods are the only way in and the only way out.
 
-    Each takes the lock, changes the table, and in the same step orders the lines that tell of the
-    change, so that all users hear all changes in one order. The lines are delivered afterwards,
-    without the lock.
+    Each changes the table under the lock, and in the same step orders the lines that tell of it, so
+    that all users hear all changes in one order. The lines are delivered afterwards.
     """
 
     def __init__(self, courier: Courier, display: Display, limit: int, history: int = 0) -> None:
@@ -647,14 +630,13 @@ class Room:
         """Close one that has not logged in, of the address that has most of them."""
         counts = Counter(visitor.network for visitor in self.lobby)
         evictable = [visitor for visitor in self.lobby if not visitor.is_protected]
-        most = max((counts[visitor.network] for visitor in evictable), default=0)
-        for evicted in random.sample(evictable, len(evictable)):  # whose turn it is nobody can tell
-            if counts[evicted.network] == most:
-                evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
-                self._remove(evicted, "Denied. The server is busy.")
-                line = "Connection closed: the server is busy."
-                self.display.show_stranger(line, evicted.address)
-                return
+        if evictable:
+            crowd = random.sample(evictable, len(evictable))  # whose turn it is nobody can tell
+            evicted = max(crowd, key=lambda visitor: counts[visitor.network])
+            evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
+            self._remove(evicted, "Denied. The server is busy.")
+            line = "Connection closed: the server is busy."
+            self.display.show_stranger(line, evicted.address)
 
     def enter(self, visitor: Visitor, userid: str) -> None:
         """Bring a user in, in the place of an older session of theirs. Raises Denied if full."""
@@ -726,10 +708,7 @@ class Room:
         self.courier.deliver()
 
     def expire(self, now: float) -> float:
-        """Send off who has not logged in for too long; return the next time to look.
-
-        Both in monotonic seconds.
-        """
+        """Send off who has not logged in for too long; return when to look again (monotonic)."""
         with self.lock:
             for visitor in list(self.lobby):  # in order of arrival
                 if visitor.arrived + LOGIN_SECONDS > now:
@@ -888,8 +867,6 @@ class Courier:
             with self.turn:  # whoever has it carries out what waits before giving it back
                 pass
 
-    # The thread.
-
     def run(self) -> None:
         """Deliver what nobody else does, until the server stops and all outboxes are closed."""
         while not self._is_done():
@@ -938,8 +915,6 @@ class Courier:
                 return
             time.sleep(0)  # busy: readers first, so that the next round carries more
 
-    # A round.
-
     def _round(self) -> None:
         """Carry out all orders that wait, with one send for each connection."""
         for _ in range(len(self.orders)):
@@ -958,8 +933,7 @@ class Courier:
                 lines += said[outbox.heard :]
             if lines:
                 self._send(outbox, b"".join(lines))
-            if outbox.hung_up:
-                self._part(outbox)
+            self._part(outbox)
 
     # The steps that can be ordered.
 
@@ -1045,12 +1019,11 @@ class Courier:
             self._set_deadline(outbox, STALL_SECONDS)
             return
         self._forget_deadline(outbox)
-        if outbox.hung_up:
-            self._part(outbox)
+        self._part(outbox)
 
     def _part(self, outbox: Outbox) -> None:
-        """Close in the order that loses nothing: what is owed, our end, their end, the socket."""
-        if outbox.waiting:
+        """Once nothing is owed, close our end, or the socket if its reader has ended."""
+        if outbox.waiting or not outbox.hung_up:
             return
         if outbox.released:
             self._forget_deadline(outbox)
@@ -1081,8 +1054,6 @@ class Courier:
     def _shut(self, outbox: Outbox) -> None:
         with contextlib.suppress(OSError):  # it may be gone already
             outbox.connection.shutdown(socket.SHUT_RDWR)  # wakes its reader
-
-    # Deadlines.
 
     def _set_deadline(self, outbox: Outbox, seconds: float) -> None:
         outbox.deadline = time.monotonic() + seconds
@@ -1388,19 +1359,7 @@ class Hashing:
 
 
 # --------------------------------------------------------------------------------------------------
-# Accounts: users.txt, a line each: (Tom, $scrypt$ln=14,r=8,p=1$<salt>$<hash>). Knows no sockets.
-#
-# Theory of operation
-#
-# The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
-# whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
-# changed file is only read, as an editor may be in the middle of writing it. Once the file has
-# stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
-# atomic step. A mistake in it is told of, once, and what was there before goes on.
-#
-# `newuser` only appends and syncs. An editor that read the file before that and saves it afterwards
-# overwrites the new account, so what is gone from a file that was saved within RECENT_SECONDS of
-# making the account is put back. Older accounts that are gone were taken out on purpose.
+# Records: users.txt as text, a line each: (Tom, $scrypt$ln=14,r=8,p=1$<salt>$<hash>). No files.
 # --------------------------------------------------------------------------------------------------
 
 HASH = re.compile(
@@ -1418,32 +1377,26 @@ SHIPPED = {  # accounts that come with the program, until they have other passwo
     "David": "vC+f98Vuq9aPAAGIp8pq6g$nCgqNZQHHUnRIjO54LYFUdc9YCY5NhwqvslMXJCJ4hE",
     "Tom": "sigy4+/uH27ihw5RQjWu6w$o1hzSKet9euPQ8J7dMC5zflU3gsKP2NOF+/UnqUMVD4",
 }
+HASH_HEAD = "$scrypt$ln={},r={},p={}$"  # of a PHC string; HASH_COST goes into it
 MAX_PLAIN = 8  # characters; a second field that is longer is a hash
-OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
-fingerprint_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino", "st_mode")
 
 
 class AccountsError(Exception):
     """users.txt cannot be used; the text says where and why, in one line."""
 
 
-def hash_head() -> str:
-    """Return what every hash that the server makes begins with."""
-    return "$scrypt$ln={},r={},p={}$".format(*HASH_COST)
-
-
 def hash_password(password: str) -> str:
     """Return a salted scrypt hash (RFC 7914) as a PHC string: base64 without padding."""
     salt = os.urandom(16)
-    pair = (salt, derive_key(password, salt, HASH_COST))
-    return hash_head() + "$".join(base64.b64encode(part).decode().rstrip("=") for part in pair)
+    parts = (salt, derive_key(password, salt, HASH_COST))
+    texts = [base64.b64encode(part).decode().rstrip("=") for part in parts]
+    return HASH_HEAD.format(*HASH_COST) + "$".join(texts)
 
 
 def derive_key(password: str, salt: bytes, cost: tuple[int, int, int]) -> bytes:
     log_n, r, p = cost
-    memory = 128 * r * (2**log_n + p + 2)  # what scrypt needs; OpenSSL's default is less
-    sizes = {"n": 2**log_n, "r": r, "p": p, "maxmem": memory, "dklen": 32}
-    return hashlib.scrypt(password.encode(), salt=salt, **sizes)
+    n, memory = 2**log_n, 128 * r * (2**log_n + p + 2)  # the memory that scrypt needs
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=32)
 
 
 def verify_password(password: str, record: str) -> bool:
@@ -1490,30 +1443,29 @@ def read_users(data: bytes, name: str) -> UsersFile:
     lines = data.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     users = UsersFile(lines, {}, {})
     for index, line in enumerate(lines):
-        if own := OWN_LINE.fullmatch(line):
-            userid, second = own.group(1, 2)
-        elif not line.strip() or line.startswith("#"):
+        if not line.strip() or line.startswith("#"):
             continue
-        else:
-            try:
-                userid, second = read_account(line)
-            except (ValueError, Denied) as error:
-                if is_torn(lines, index):
-                    users.is_torn = True
-                    del lines[index + 1 :]
-                    break
-                reason = str(error).removeprefix("Denied. ")
-                raise AccountsError(f"{name}:{index + 1}: {reason}") from None
-            if len(second) <= MAX_PLAIN:
-                users.plain[userid] = index
+        try:
+            userid, second = read_account(line)
+        except (ValueError, Denied) as error:
+            if is_torn(lines, index):
+                users.is_torn = True
+                del lines[index + 1 :]
+                break
+            reason = str(error).removeprefix("Denied. ")
+            raise AccountsError(f"{name}:{index + 1}: {reason}") from None
         if userid in users.records:
             raise AccountsError(f"{name}:{index + 1}: a second account for {userid}; keep one.")
         users.records[userid] = second
+        if len(second) <= MAX_PLAIN:
+            users.plain[userid] = index
     return users
 
 
 def read_account(line: str) -> tuple[str, str]:
     """Return a line's UserID, and its hash or plain password. Raises ValueError or Denied."""
+    if own := OWN_LINE.fullmatch(line):
+        return own[1], own[2]
     text = line.strip(" \t\r")
     userid, comma, second = text[1:-1].partition(",")
     if not (text.startswith("(") and text.endswith(")") and comma):
@@ -1536,7 +1488,7 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
     line = lines[index]
     if "\0" in line:
         return not any(lines[index + 1 :])
-    head = f" {hash_head()}"
+    head = " " + HASH_HEAD.format(*HASH_COST)
     userid, comma, second = line.partition(",")
     rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
     try:
@@ -1544,6 +1496,26 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
     except (ValueError, Denied):
         return False
     return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Accounts: the file users.txt, and who is in it. Knows no sockets.
+#
+# Theory of operation
+#
+# The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
+# whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
+# changed file is only read, as an editor may be in the middle of writing it. Once the file has
+# stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
+# atomic step. A mistake in it is told of, once, and what was there before goes on.
+#
+# `newuser` only appends and syncs. An editor that read the file before that and saves it afterwards
+# overwrites the new account, so what is gone from a file that was saved within RECENT_SECONDS of
+# making the account is put back. Older accounts that are gone were taken out on purpose.
+# --------------------------------------------------------------------------------------------------
+
+OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
+fingerprint_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino", "st_mode")
 
 
 class Accounts:
@@ -1611,8 +1583,6 @@ class Accounts:
     def _describe(self, error: OSError | AccountsError) -> str:
         return f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
 
-    # Logins and new accounts.
-
     def verify(self, userid: str, password: str) -> bool:
         """Tell whether the password is the user's; costs one hash even if there is no such user."""
         self.refresh()
@@ -1623,10 +1593,6 @@ class Accounts:
         first = next(iter(self.records.values()), "")
         derive_key(password, bytes(16), parse_hash(first)[0] if len(first) > 8 else HASH_COST)
         return record is not None and hmac.compare_digest(record.encode(), password.encode())
-
-    def is_as_shipped(self, userid: str) -> bool:
-        """Tell whether an account has the password that came with the program."""
-        return self.records.get(userid, "").endswith(SHIPPED[userid])
 
     def add(self, userid: str, record: str) -> bool:
         """Write an account and sync it to disk; return False if the UserID is taken.
@@ -1662,8 +1628,6 @@ class Accounts:
             raise AccountsError(explain(error)) from None
         finally:
             self.is_writing = False
-
-    # What somebody else has changed.
 
     def refresh(self) -> None:
         """Take in what somebody has changed in the file."""
@@ -1743,8 +1707,6 @@ class Accounts:
         users.lines += [f"# cut short by a crash: {name!a}", ""]
         problem = "the last line was cut short by a crash and never confirmed; it is set aside"
         self.warn(f"{self.name}:{len(users.lines) - 1}: {problem}.")
-
-    # The file.
 
     def _look(self) -> tuple[int, ...] | None:
         try:
@@ -1926,10 +1888,11 @@ class Server:
         reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
         other_port = f" --port {port}" if port != PORT else ""
         self.display.show(f"Others join with: python client.py --host {reached}{other_port}")
-        known = ", ".join(name for name in SHIPPED if self.accounts.is_as_shipped(name))
+        reason = "they have the passwords that came with this program"
+        records = self.accounts.records
+        known = [name for name, end in SHIPPED.items() if records.get(name, "").endswith(end)]
         if known:
-            reason = "they have the passwords that came with this program"
-            self.display.show(f"Anyone can log in as {known}: {reason}.")
+            self.display.show(f"Anyone can log in as {', '.join(known)}: {reason}.")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping.set()
@@ -2033,7 +1996,7 @@ def listen(host: str, port: int) -> socket.socket:
     create = partial(socket.create_server, address[:2], family=family, backlog=LISTEN_BACKLOG)
     listener = create(dualstack_ipv6=both)
     # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
-    set_option(listener, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     listener.setblocking(False)
     return listener
 
@@ -2045,12 +2008,8 @@ def configure(connection: socket.socket) -> None:
         level = socket.IPPROTO_TCP if name.startswith("TCP_") else socket.SOL_SOCKET
         number = TCP_RTO_MAX_MS if name == "TCP_RTO_MAX_MS" else getattr(socket, name, None)
         if number is not None:
-            set_option(connection, level, number, value)
-
-
-def set_option(connection: socket.socket, level: int, option: int, value: int) -> None:
-    with contextlib.suppress(OSError):  # refused, or reset before it was looked at
-        connection.setsockopt(level, option, value)
+            with contextlib.suppress(OSError):  # refused, or reset before it was looked at
+                connection.setsockopt(level, number, value)
 
 
 def address_of_this_machine() -> str:

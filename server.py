@@ -385,8 +385,7 @@ class Session:
         self.server = server
         self.socket = connection
         outbox = Outbox(connection, partial(self.leave, ""))
-        network = network_of(host)
-        self.visitor = Visitor(outbox, show_address(host, port), network, counted_by=network)
+        self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
 
     def run(self) -> None:
@@ -428,7 +427,7 @@ class Session:
             skipped = skipped + len(data) if framing.skipping else 0
             if skipped >= SKIP_UNIT:
                 skipped = 0
-                self.pace(self.visitor.counted_by)
+                self.pace(self.visitor.userid or self.visitor.network)
 
     def receive(self, size: int) -> bytes:
         if not DONT_WAIT:
@@ -440,7 +439,7 @@ class Session:
         """Do what a line asks for, once its turn has come, or refuse it."""
         self.server.courier.pause()
         visitor = self.visitor
-        counted_by = visitor.counted_by
+        counted_by: Hashable = visitor.userid or visitor.network
         try:
             try:
                 command = parse(line, visitor.userid is not None)
@@ -577,8 +576,7 @@ class Visitor:
 
     outbox: Outbox
     address: str  # as shown
-    network: bytes  # what its address is counted by
-    counted_by: Hashable  # what its lines count for: that address, and inside its user
+    network: bytes  # what its address is counted by, and its lines too until it is inside
     userid: str | None = None
     arrived: float = field(default_factory=time.monotonic)
     is_protected: bool = False  # from being evicted, while its password is hashed
@@ -653,7 +651,7 @@ class Room:
                 self.display.show(f"{userid} logout (logged in elsewhere).", older.address)
             del self.lobby[visitor]
             self.users[userid] = visitor
-            visitor.userid = visitor.counted_by = userid
+            visitor.userid = userid
             self._tell("\n".join(["login confirmed", *self.history]), visitor)
             self.courier.order(Courier.listen, visitor.outbox)
             if older is None:
@@ -1091,7 +1089,6 @@ class Display:
 
     def __init__(self) -> None:
         self.writers: list[Writer] = []
-        self.log: LogFile | None = None
         self.strangers = threading.Lock()  # guards the two below
         self.quiet_until = 0.0  # monotonic seconds
         self.unshown = 0  # lines that strangers caused meanwhile
@@ -1099,8 +1096,7 @@ class Display:
     def open(self, log: Path | None) -> None:
         """Start the writers. Raises OSError for the log's path."""
         if log is not None:
-            self.log = LogFile(log)
-            self.writers.append(Writer(self, "log", self.log, "utf-8"))
+            self.writers.append(Writer(self, "log", LogFile(log), "utf-8"))
         if sys.stdout is not None:  # None if the server was started without one
             stream = cast(RawIOBase, getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
             self.writers.append(Writer(self, "display", stream, sys.stdout.encoding))
@@ -1209,12 +1205,10 @@ class LogFile(RawIOBase):
     def __init__(self, path: Path) -> None:
         """Raises OSError: also for a FIFO without a reader, which would let us wait for one."""
         self.path = path
-        self.is_stale = False  # set by who has rotated it
         self.file = self._open()
 
     def write(self, data: bytes, /) -> int | None:  # type: ignore[override]
-        if self.is_stale or not is_named(self.file.fileno(), self.path):
-            self.is_stale = False
+        if not is_named(self.file.fileno(), self.path):
             self.file.close()
             self.file = self._open()
         return self.file.write(data)
@@ -1538,7 +1532,7 @@ class Accounts:
         self.is_unfinished = False  # it ends in the middle of a line
         self.is_torn = False  # its last line was cut short by a crash
         self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
-        self.recent: dict[str, tuple[str, float]] = {}  # made by newuser: hash, seconds since epoch
+        self.recent: dict[str, float] = {}  # UserID: seconds since the epoch when newuser made it
         self.dropped: dict[str, str] = {}  # of those, what an editor did not know and overwrote
         self.can_replace = True
         self.lock_file: int | None = None  # descriptor, held to the end
@@ -1610,7 +1604,7 @@ class Accounts:
             while userid not in self.records:
                 made = time.time()
                 if self._save({**self.dropped, userid: record}):
-                    self.recent[userid] = (record, made)
+                    self.recent[userid] = made
                     self.records[userid] = record
                     self.dropped = {}
                 else:  # somebody has replaced the file this moment, perhaps by a copy with the line
@@ -1650,9 +1644,9 @@ class Accounts:
         if users.is_torn and not may_be_torn:
             raise AccountsError(f"{self.name}:{len(users.lines)}: the line has no end.")
         saved = self.seen[1] / 1e9 if self.seen else 0.0
-        for userid, (record, made) in self.recent.items():
+        for userid, made in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
-                self.dropped[userid] = record
+                self.dropped[userid] = self.records[userid]
         for userid in self.dropped.keys() & users.records.keys():
             del self.dropped[userid]
         for userid in self.recent.keys() - users.records.keys():
@@ -1859,6 +1853,7 @@ class Server:
         self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)
         self.stopping = threading.Event()
         self.short_of_descriptors = False
+        self.courier_ended = False
         self.courier_thread = threading.Thread(target=self._run_courier, daemon=True)
         self.wakeful, self.waker = wake_up_pair()
 
@@ -1866,10 +1861,10 @@ class Server:
         """Run the room until a signal stops it; return whether all went well."""
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        handle_signals(self._on_stop, self._on_hangup)
+        handle_signals(self._on_stop)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self._announce()
-        while not self.stopping.is_set() and self.courier_thread.is_alive():
+        while not (self.stopping.is_set() or self.courier_ended):
             now = time.monotonic()
             select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
             drain(self.wakeful)
@@ -1898,14 +1893,11 @@ class Server:
         self.stopping.set()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
-    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        if self.display.log is not None:
-            self.display.log.is_stale = True
-
     def _run_courier(self) -> None:
         try:
             self.courier.run()
         finally:
+            self.courier_ended = True
             self.waker.send(b"!")
 
     def _watch(self) -> None:
@@ -1958,7 +1950,7 @@ class Server:
 
     def _stop(self) -> bool:
         deadline = time.monotonic() + STOP_SECONDS
-        went_well = self.courier_thread.is_alive()
+        went_well = not self.courier_ended
         self.stopping.set()
         self.listener.close()
         self.room.close()
@@ -1969,7 +1961,6 @@ class Server:
         return went_well
 
 
-SignalHandler = Callable[[int, "FrameType | None"], None]
 # What accept fails with when something has run out: descriptors here or in all, memory.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -2025,18 +2016,18 @@ def address_of_this_machine() -> str:
     return name
 
 
-def handle_signals(stop: SignalHandler, hang_up: SignalHandler) -> None:
+def handle_signals(stop: Callable[[int, FrameType | None], None]) -> None:
     """Stop at Ctrl-C, SIGTERM, Windows' Ctrl-Break and a closed terminal.
 
     What was ignored at the start (nohup, a script's `&`) stays ignored. Without a terminal, SIGHUP
-    is logrotate's: it has the log opened again.
+    is logrotate's, and it asks for nothing that the next write to the log does not do anyway.
     """
     is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
-    handlers = {"SIGINT": stop, "SIGTERM": stop, "SIGBREAK": stop}
-    for name, handler in {**handlers, "SIGHUP": stop if is_at_terminal else hang_up}.items():
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
+            is_for_log = name == "SIGHUP" and not is_at_terminal
+            signal.signal(number, signal.SIG_IGN if is_for_log else stop)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2055,7 +2046,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(hashlib, "scrypt"):
         complain("server.py: this Python was built without scrypt (hashlib). Use another one.")
         return 1
-    handle_signals(signal.default_int_handler, signal.default_int_handler)  # until serve's own
+    handle_signals(signal.default_int_handler)  # until serve's own
     raise_descriptor_limit(options.max_clients)
     threading.stack_size(THREAD_STACK)
     display = Display()

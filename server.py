@@ -17,7 +17,7 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
 
 A line of text travels down this page: bytes are framed and parsed (wire), checked against who may
 do what (session), said in the room (room) and sent to everyone (courier). What is off the way
-stands below: display and log, limits, accounts, and the server that listens and stops.
+stands below: display and log, limits, records and accounts, and the server that listens.
 
     bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
              '------- Wire -------'                   '-> display and log
@@ -660,7 +660,6 @@ class Room:
         self.courier.deliver()
 
     def say(self, visitor: Visitor, message: str) -> None:
-        """Tell everyone else in the room."""
         with self.lock:
             if not visitor.gone:
                 line = f"{visitor.userid}: {message}"
@@ -717,7 +716,6 @@ class Room:
         return oldest.arrived + LOGIN_SECONDS if oldest else now + LOGIN_SECONDS
 
     def close(self) -> None:
-        """Send everyone off: the server stops."""
         with self.lock:
             self.closed = True
             self.display.show("The server is shutting down.")
@@ -768,16 +766,15 @@ class Room:
 # The room leaves orders, under its lock: this line to all, that line to one. Whoever has left an
 # order takes the courier's turn if it is free (a lock, tried without waiting), carries out one
 # round, and gives the turn back. In a small room the reader of a line so delivers the line itself:
-# to wake another thread would cost more than all else. If the turn is taken, the order is left to
-# whoever has the turn. That one looks at the orders again after giving the turn back, and, if there
-# are some, wakes the courier's thread, which keeps the turn for as long as there is work. The
-# thread alone watches stalled sockets and deadlines.
+# to wake another thread would cost more than all else. Whoever has the turn looks at the orders
+# again after giving it back, and, if some were left meanwhile, wakes the courier's thread, which
+# keeps the turn for as long as there is work. It alone watches stalled sockets and deadlines.
 #
-# A round takes all orders that wait and makes of them one piece of bytes for each connection. The
-# busier the room, the more lines each `send` carries, and the cheaper a line. A line to all is kept
-# once, in `said`, not once for each listener. Most listeners get all that was said and nothing
-# else: one object, joined once. An outbox that gets more (a reply), or less (its own line), has a
-# list `own`, and `heard` counts how many lines of `said` are in `own` or left out already:
+# A round takes all orders that wait and makes of them one piece of bytes for each connection: the
+# busier the room, the cheaper a line. A line to all is kept once, in `said`. Most listeners get all
+# that was said and nothing else: one object, joined once. An outbox that gets more (a reply), or
+# less (its own line), has a list `own`, and `heard` counts the lines of `said` that are in `own` or
+# left out already:
 #
 #     orders      Tom says a, Beth says b, Beth asks who, Tom says c
 #
@@ -914,7 +911,7 @@ class Courier:
             time.sleep(0)  # busy: readers first, so that the next round carries more
 
     def _round(self) -> None:
-        """Carry out all orders that wait, with one send for each connection."""
+        """Carry out all orders that wait, with one `send` for each connection."""
         for _ in range(len(self.orders)):
             step, outbox, data = self.orders.popleft()
             step(self, outbox, data)
@@ -1335,8 +1332,7 @@ class Hashing:
         kind: LOGIN or NEW_ACCOUNT; network: whom it is for.
         """
         future: Future[Result] = Future()
-        had = self.lately.spend(network)
-        self.queue.put((kind, had, next(self.numbers), future, task))
+        self.queue.put((kind, self.lately.spend(network), next(self.numbers), future, task))
         return future.result()
 
     def _run(self) -> None:
@@ -1503,9 +1499,10 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
 # stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
 # atomic step. A mistake in it is told of, once, and what was there before goes on.
 #
-# `newuser` only appends and syncs. An editor that read the file before that and saves it afterwards
-# overwrites the new account, so what is gone from a file that was saved within RECENT_SECONDS of
-# making the account is put back. Older accounts that are gone were taken out on purpose.
+# `newuser` only appends and syncs, which costs the same however many accounts there are. An editor
+# that read the file before that and saves it afterwards overwrites the new account, so what is gone
+# from a file that was saved within RECENT_SECONDS of making the account is put back. Older accounts
+# that are gone were taken out on purpose.
 # --------------------------------------------------------------------------------------------------
 
 OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
@@ -1538,10 +1535,7 @@ class Accounts:
         self.lock_file: int | None = None  # descriptor, held to the end
 
     def open(self) -> None:
-        """Lock the file, read it, hash plain passwords and set aside a torn line.
-
-        A missing file means no accounts yet. Raises AccountsError.
-        """
+        """Lock, read and mend the file, which may be missing. Raises AccountsError."""
         try:
             self._lock_out_others()
             self._load(may_be_torn=True)
@@ -1591,8 +1585,7 @@ class Accounts:
     def add(self, userid: str, record: str) -> bool:
         """Write an account and sync it to disk; return False if the UserID is taken.
 
-        Costs the same however many accounts there are. Raises AccountsError if it cannot be saved;
-        the file is then as it was.
+        Raises AccountsError if it cannot be saved; the file is then as it was.
         """
         patience = time.monotonic() + 5 * SETTLED_SECONDS
         self.refresh()
@@ -1624,7 +1617,6 @@ class Accounts:
             self.is_writing = False
 
     def refresh(self) -> None:
-        """Take in what somebody has changed in the file."""
         if self._look() != self.seen and not self.is_writing:
             with self.lock:
                 self._refresh()
@@ -1659,8 +1651,7 @@ class Accounts:
         return time.monotonic() >= self.seen_since + SETTLED_SECONDS
 
     def tidy(self, hash_all: Callable[[Sequence[str]], Sequence[str]]) -> None:
-        """Once the file is settled, hash what is in plain text, put back what was overwritten, and
-        set aside a line that a crash has cut short.
+        """Once the file is settled, hash plain passwords, put back accounts, set aside a torn line.
 
         hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
         """
@@ -1751,8 +1742,7 @@ class Accounts:
     def _replace(self, text: str) -> bool:
         """Put a new file in the place of the old in one atomic step, mode and owner kept.
 
-        Return False if somebody has changed the old one since it was read. Raises OSError. Either
-        way the file is then as it was.
+        Return False if somebody has changed the old one since it was read, which then stays.
         """
         temporary = self.path.with_name(f".{self.name}.new")
         temporary.unlink(missing_ok=True)  # left by a crash; ours alone, as the lock is

@@ -1424,7 +1424,7 @@ class UsersFile:
     lines: list[str]
     records: dict[str, str]  # UserID: hash, or password in plain text
     plain: dict[str, int]  # UserID whose password is in plain text: index of the line
-    is_torn: bool = False  # the last line was cut short by a crash
+    is_torn: bool = False  # the last line was cut short by a crash; here it is a comment
 
 
 def read_users(data: bytes, name: str) -> UsersFile:
@@ -1440,7 +1440,8 @@ def read_users(data: bytes, name: str) -> UsersFile:
         except (ValueError, Denied) as error:
             if is_torn(lines, index):
                 users.is_torn = True
-                del lines[index + 1 :]
+                begun = line.partition(",")[0].rstrip("\0")
+                lines[index:] = [f"# cut short by a crash: {begun!a}", ""]
                 break
             reason = str(error).removeprefix("Denied. ")
             raise AccountsError(f"{name}:{index + 1}: {reason}") from None
@@ -1529,7 +1530,7 @@ class Accounts:
         self.is_unfinished = False  # it ends in the middle of a line
         self.is_torn = False  # its last line was cut short by a crash
         self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
-        self.recent: dict[str, float] = {}  # UserID: seconds since the epoch when newuser made it
+        self.recent: dict[str, tuple[str, float]] = {}  # made by newuser: hash, seconds since epoch
         self.dropped: dict[str, str] = {}  # of those, what an editor did not know and overwrote
         self.can_replace = True
         self.lock_file: int | None = None  # descriptor, held to the end
@@ -1597,7 +1598,7 @@ class Accounts:
             while userid not in self.records:
                 made = time.time()
                 if self._save({**self.dropped, userid: record}):
-                    self.recent[userid] = made
+                    self.recent[userid] = (record, made)
                     self.records[userid] = record
                     self.dropped = {}
                 else:  # somebody has replaced the file this moment, perhaps by a copy with the line
@@ -1634,11 +1635,11 @@ class Accounts:
         if (users := self._read()) is None:
             return
         if users.is_torn and not may_be_torn:
-            raise AccountsError(f"{self.name}:{len(users.lines)}: the line has no end.")
+            raise AccountsError(f"{self.name}:{len(users.lines) - 1}: the line has no end.")
         saved = self.seen[1] / 1e9 if self.seen else 0.0
-        for userid, made in self.recent.items():
+        for userid, (record, made) in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
-                self.dropped[userid] = self.records[userid]
+                self.dropped[userid] = record
         for userid in self.dropped.keys() & users.records.keys():
             del self.dropped[userid]
         for userid in self.recent.keys() - users.records.keys():
@@ -1667,7 +1668,7 @@ class Accounts:
             if users is None:
                 return  # it was changed meanwhile, and is looked at again
             if self.is_torn:
-                self._set_aside(users)
+                self._cut_off(users)
             for userid, record in hashes.items():
                 users.lines[users.plain[userid]] = account_line(userid, record)[:-1]
             end = len(users.lines) if users.lines[-1] else -1  # an empty one ends a finished file
@@ -1682,14 +1683,11 @@ class Accounts:
                 advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")
 
-    def _set_aside(self, users: UsersFile) -> None:
-        """Cut off a torn line, which was never confirmed, and leave a comment in its place."""
-        torn = users.lines.pop()
-        kept = "".join(f"{line}\n" for line in users.lines)
-        os.truncate(self.path, len(kept.encode(errors="surrogateescape")))
+    def _cut_off(self, users: UsersFile) -> None:
+        """Cut off a torn line, which was never confirmed."""
+        whole = "".join(f"{line}\n" for line in users.lines[:-2])
+        os.truncate(self.path, len(whole.encode(errors="surrogateescape")))
         self.seen, self.is_torn = self._look(), False
-        name = torn.partition(",")[0].rstrip("\0")
-        users.lines += [f"# cut short by a crash: {name!a}", ""]
         problem = "the last line was cut short by a crash and never confirmed; it is set aside"
         self.warn(f"{self.name}:{len(users.lines) - 1}: {problem}.")
 
@@ -1742,7 +1740,7 @@ class Accounts:
     def _replace(self, text: str) -> bool:
         """Put a new file in the place of the old in one atomic step, mode and owner kept.
 
-        Return False if somebody has changed the old one since it was read, which then stays.
+        Return False if somebody has changed the old one since it was read. Raises OSError.
         """
         temporary = self.path.with_name(f".{self.name}.new")
         temporary.unlink(missing_ok=True)  # left by a crash; ours alone, as the lock is
@@ -1837,10 +1835,9 @@ class Server:
         self.courier = Courier()
         self.room = Room(self.courier, display, options.max_clients, options.history)
         self.hashing = Hashing()
-        # By user, before login by address; by UserID and address; by address.
-        self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)
-        self.failures = Allowance(FAILURES, FAILURE_SECONDS)
-        self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)
+        self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)  # by user
+        self.failures = Allowance(FAILURES, FAILURE_SECONDS)  # by UserID and address
+        self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)  # by address
         self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_ended = False
@@ -1873,10 +1870,10 @@ class Server:
         reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
         other_port = f" --port {port}" if port != PORT else ""
         self.display.show(f"Others join with: python client.py --host {reached}{other_port}")
-        reason = "they have the passwords that came with this program"
         records = self.accounts.records
         known = [name for name, end in SHIPPED.items() if records.get(name, "").endswith(end)]
         if known:
+            reason = "they have the passwords that came with this program"
             self.display.show(f"Anyone can log in as {', '.join(known)}: {reason}.")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:

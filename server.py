@@ -554,7 +554,6 @@ class Session:
         self.leave("" if userid is None else f"{userid} left.")
 
     def leave(self, farewell: str, reason: str = "") -> None:
-        """Leave the room; nothing happens to who has left already."""
         self.server.room.leave(self.visitor, farewell, reason)
 
     def reply(self, line: str) -> None:
@@ -1241,17 +1240,17 @@ class LogFile(RawIOBase):
 # outlive connections, or a new connection would bring a new allowance.
 #
 # An honest class of thirty behind one address never feels this: their logins do not count for the
-# address, a mistyped password counts for its own UserID alone, their hundred new accounts are free,
-# and once in, each has an allowance of one's own. Who shares an address with a flood shares
-# its fate in two things: new accounts may be used up, and connections may be evicted before login.
+# address, a mistyped password counts for its own UserID alone, and their hundred new accounts are
+# free. Who shares an address with a flood shares its fate in two things: new accounts may be used
+# up, and connections may be evicted before login.
 # --------------------------------------------------------------------------------------------------
 
 
 class Allowance:
     """How often something may happen, by key: `burst` times at once, then every `seconds`.
 
-    A leaky bucket in its shortest form (the virtual scheduling of ITU-T I.371): of each key, all
-    that is known is the moment until which everything that happened is paid for.
+    A leaky bucket as in ITU-T I.371's virtual scheduling: all that is known of a key is the moment
+    until which everything that happened is paid for.
     """
 
     def __init__(self, burst: int, seconds: float) -> None:

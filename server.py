@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """A chat room server: one file, standard library only.
 
-Run it, and whoever reaches this machine is talking:
-
     python server.py                    in one terminal
     python client.py                    in several others, or: nc 127.0.0.1 14850
 
@@ -17,7 +15,7 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
 
 A line of text travels down this page: bytes are framed and parsed (wire), checked against who may
 do what (session), said in the room (room) and sent to everyone (courier). What is off the way
-stands below: display and log, limits, accounts, and the server that listens and stops.
+stands below: display and log, limits, records and accounts, and the server that listens.
 
     bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
              '------- Wire -------'                   '-> display and log
@@ -141,7 +139,6 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Sessio
 # --------------------------------------------------------------------------------------------------
 # Wire: bytes in; out come commands, or Denied with the exact reply. No sockets, no files, and no
 # state but the framing's. client.py checks words and lengths too; tests hold both to one table.
-# --------------------------------------------------------------------------------------------------
 
 USAGE = {
     "login": "login UserID Password",
@@ -158,7 +155,7 @@ RESERVED = ("all", "usage")
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
 # whatever could move a reader's cursor or make a line look like another's.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-# Letters and marks that show nothing: with them a second "Tom" could look like the first.
+# Letters and marks that show nothing, with which a second "Tom" could look like the first.
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
 OVERLAYS = frozenset("\u0334\u0335\u0336\u0337\u0338")  # marks that strike a letter through
 # Letters with a compatibility form that Thai and Lao names cannot do without.
@@ -205,8 +202,8 @@ class Framing:
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that `data` ends, without their LF or CR NUL.
 
-        An overlong line comes as its beginning, longer than MAX_LINE, as soon as it is too long;
-        the rest of it is skipped, and telnet commands in that are not obeyed.
+        Of an overlong line the first bytes come, at once and more than MAX_LINE; the rest of it is
+        skipped, and telnet commands in that are not obeyed.
         """
         lines: list[bytes] = []
         while data:
@@ -279,9 +276,8 @@ class Framing:
 def parse(line: bytes, is_logged_in: bool = True) -> tuple[str, ...]:
     """Return the words of a command, checked, as in ("send", "all", "hi"); () for an empty line.
 
-    line: any bytes, without the LF; a CR at its end is dropped. The first word is in lower case,
-    UserIDs and passwords are in NFC, a message is trimmed.
-    Raises Denied with the reply for whatever is not a command to the letter.
+    line: any bytes, without the LF. The first word comes in lower case, UserIDs and passwords in
+    NFC, a message trimmed. Raises Denied with the reply for whatever is not quite a command.
     """
     line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
@@ -313,8 +309,7 @@ def parse(line: bytes, is_logged_in: bool = True) -> tuple[str, ...]:
 
 
 def normalised(text: str, limit: int) -> str:
-    """Return text in NFC, unless it is over `limit` code points: to normalise marks without end
-    takes quadratic time, and what is so long is refused anyway."""
+    """Return text in NFC; over the limit as it is, since marks without end take quadratic time."""
     return unicodedata.normalize("NFC", text) if len(text) <= limit else text
 
 
@@ -324,10 +319,7 @@ def displayable(word: str) -> str:
 
 
 def check_userid(text: str) -> str:
-    """Return a UserID in NFC (after RFC 8265, but case matters), or raise Denied.
-
-    3 to 32 code points: letters with their marks and decimal digits of one script, and _ - .
-    """
+    """Return a UserID in NFC (after RFC 8265, but case matters), or raise Denied."""
     userid = normalised(text, 128)
     if not 3 <= len(userid) <= 32:
         raise Denied("Denied. UserID must be 3 to 32 characters.")
@@ -365,10 +357,8 @@ def is_of_one_script(userid: str) -> bool:
 
 def is_disguise(character: str) -> bool:
     """Tell whether a character is unseen, or another one dressed up."""
-    if character in INVISIBLE or character in OVERLAYS:
-        return True
     has_form = unicodedata.normalize("NFKC", character) != character
-    return has_form and character not in NEEDED_FORMS
+    return character in INVISIBLE | OVERLAYS or (has_form and character not in NEEDED_FORMS)
 
 
 def check_password(text: str) -> str:
@@ -392,10 +382,8 @@ def check_message(text: str) -> str:
 
 
 def is_web_request(line: bytes) -> bool:
-    """Tell whether a line opens an HTTP request, as any web page can have a browser send one.
-
-    Of an overlong line only the beginning is there, so its last word cannot be asked for.
-    """
+    """Tell whether a line opens an HTTP request, as any web page can have a browser send one."""
+    # Of an overlong line only the beginning is there.
     form = WEB_REQUEST if len(line) <= MAX_LINE else WEB_REQUEST_BEGUN
     found = form.fullmatch(line.removesuffix(b"\r"))
     return found is not None and found[1].decode().lower() not in USAGE
@@ -407,40 +395,22 @@ def is_web_request(line: bytes) -> bool:
 # Three records describe a connection, and each has one owner. The Session belongs to its thread.
 # The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
 # which lines are sent, belongs to whoever has the courier's turn. Nobody else touches their fields.
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Services:
-    """What all sessions share."""
-
-    room: Room
-    courier: Courier
-    display: Display
-    accounts: Accounts
-    hashing: Hashing
-    is_open: bool  # to new accounts
-    lines: Allowance  # by user, before login by address
-    failures: Allowance  # by UserID and address
-    new_accounts: Allowance  # by address
 
 
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
-    __slots__ = ("failed_logins", "services", "socket", "visitor")
+    __slots__ = ("failed_logins", "server", "socket", "visitor")
 
-    def __init__(self, services: Services, connection: socket.socket, host: str, port: int) -> None:
+    def __init__(self, server: Server, connection: socket.socket, host: str, port: int) -> None:
         """host, port: of the other side."""
-        self.services = services
+        self.server = server
         self.socket = connection
         outbox = Outbox(connection, partial(self.leave, ""))
-        network = network_of(host)
-        self.visitor = Visitor(outbox, show_address(host, port), network, counted_by=network)
+        self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
 
     def run(self) -> None:
-        """Obey lines until the connection ends, one way or the other."""
         reason = ""
         try:
             for line in self.lines():
@@ -451,9 +421,7 @@ class Session:
             self.logout()
             # A socket that is closed with bytes unread is reset, which would lose our last lines.
             while self.receive(SKIP_UNIT):
-                time.sleep(
-                    DRAIN_PAUSE
-                )  # nothing waits for this, and a flood must not find it eager
+                time.sleep(DRAIN_PAUSE)  # nobody waits for this, and a flood must not find it eager
         except OSError:
             reason = "connection lost"
         finally:
@@ -479,7 +447,7 @@ class Session:
             skipped = skipped + len(data) if framing.skipping else 0
             if skipped >= SKIP_UNIT:
                 skipped = 0
-                self.pace(self.visitor.counted_by)
+                self.pace(self.visitor.userid or self.visitor.network)
 
     def receive(self, size: int) -> bytes:
         if not DONT_WAIT:
@@ -489,9 +457,9 @@ class Session:
 
     def obey(self, line: bytes) -> None:
         """Do what a line asks for, once its turn has come, or refuse it."""
-        self.services.courier.pause()
+        self.server.courier.pause()
         visitor = self.visitor
-        counted_by = visitor.counted_by
+        counted_by: Hashable = visitor.userid or visitor.network
         try:
             try:
                 command = parse(line, visitor.userid is not None)
@@ -507,54 +475,50 @@ class Session:
             self.reply(str(denied))
 
     def pace(self, counted_by: Hashable) -> None:
-        """Wait until one more line may be obeyed: a burst at once, then --rate a second.
-
-        Raises OSError if the connection is reset meanwhile: what it had queued is then dropped.
-        """
-        wait = self.services.lines.spend(counted_by)
+        """Wait until one more line may be obeyed. Raises OSError if the connection was reset."""
+        wait = self.server.lines.spend(counted_by)
         while wait > 0 and not self.visitor.gone:
             self.visitor.wait(min(wait, GONE_CHECK))
             self.raise_if_reset()
             wait -= GONE_CHECK
 
     def raise_if_reset(self) -> None:
-        """Raise OSError if the other side has reset the connection.
-
-        `recv` alone cannot tell: a `send` of the courier's may have taken the error away before.
-        """
+        # `recv` alone cannot tell: a `send` of the courier's may have taken the error away before.
         self.socket.getpeername()
 
     # The commands, each by its name.
 
     def login(self, userid: str, password: str) -> None:
-        visitor, services = self.visitor, self.services
+        visitor, server = self.visitor, self.server
         if visitor.userid is not None:
             raise Denied(f"Denied. You are already logged in as {visitor.userid}.")
         visitor.is_protected = True  # a bare flag, which the room only reads
         try:
             check = partial(self.is_password_right, userid, password)
-            is_right = services.hashing.run(Hashing.LOGIN, visitor.network, check, self.is_there)
+            is_right = server.hashing.run(Hashing.LOGIN, visitor.network, check)
         finally:
             visitor.is_protected = False
         if is_right:
-            services.room.enter(visitor, userid)
+            server.room.enter(visitor, userid)
         elif not visitor.gone:
             self.refuse_login(userid)
 
     def is_password_right(self, userid: str, password: str) -> bool:
         """Tell, from a hashing thread. Raises Denied if the address has failed too often."""
-        failures, key = self.services.failures, (userid, self.visitor.network)
+        if self.visitor.gone:
+            return False
+        failures, key = self.server.failures, (userid, self.visitor.network)
         failures.take(key, "Denied. Too many failed logins")  # now, or many could try at once
-        is_right = self.services.accounts.verify(userid, password)
+        is_right = self.server.accounts.verify(userid, password)
         if is_right:
             failures.give_back(key)
         return is_right
 
     def refuse_login(self, userid: str) -> None:
         # What is typed in a name's place is often a password, so no unknown name is shown.
-        who = f" for {userid}" if userid in self.services.accounts.records else ""
+        who = f" for {userid}" if userid in self.server.accounts.records else ""
         address = self.visitor.address
-        self.services.display.show_stranger(f"Login failed{who} from {address}.", address)
+        self.server.display.show_stranger(f"Login failed{who} from {address}.", address)
         self.failed_logins += 1
         self.visitor.wait(FAILURE_DELAY)
         self.reply("Denied. User name or password incorrect.")
@@ -564,66 +528,66 @@ class Session:
     def newuser(self, userid: str, password: str) -> None:
         if self.visitor.userid is not None:
             raise Denied("Denied. Please logout first.")
-        if not self.services.is_open:
+        if self.server.options.no_newuser:
             raise Denied("Denied. New accounts are not accepted.")
         network = self.visitor.network
-        self.services.new_accounts.take(network, "Denied. Too many new accounts")
+        self.server.new_accounts.take(network, "Denied. Too many new accounts")
         try:
             self.create_account(userid, password)
         except Denied:
-            self.services.new_accounts.give_back(network)
+            self.server.new_accounts.give_back(network)
             raise
 
     def create_account(self, userid: str, password: str) -> None:
         """Make an account, and say so once it is on disk. Raises Denied."""
-        services, visitor = self.services, self.visitor
-        is_new = userid not in services.accounts.records
+        server, visitor = self.server, self.visitor
+        is_new = userid not in server.accounts.records
         if is_new:
-            make, kind = partial(hash_password, password), Hashing.NEW_ACCOUNT
-            record = services.hashing.run(kind, visitor.network, make, self.is_there)
-            if record is None:
-                return
+            make = partial(self.hash_unless_gone, password)
+            record = server.hashing.run(Hashing.NEW_ACCOUNT, visitor.network, make)
+            if not record:
+                raise Denied(
+                    "Denied. The account could not be saved."
+                )  # who would read it has gone
             try:
-                is_new = services.accounts.add(userid, record)
+                is_new = server.accounts.add(userid, record)
             except AccountsError as error:
-                services.display.show(f"Account {userid} not saved: {error}", visitor.address)
+                server.display.show(f"Account {userid} not saved: {error}", visitor.address)
                 raise Denied("Denied. The account could not be saved.") from None
         if not is_new:
             raise Denied("Denied. User account already exists.")
-        services.display.show(f"New user account created: {userid}.", visitor.address)
+        server.display.show(f"New user account created: {userid}.", visitor.address)
         self.reply("New user account created. Please login.")
 
-    def is_there(self) -> bool:
-        return not self.visitor.gone
+    def hash_unless_gone(self, password: str) -> str:
+        return "" if self.visitor.gone else hash_password(password)
 
     def send(self, recipient: str, message: str) -> None:
         if recipient == "all":
-            self.services.room.say(self.visitor, message)
+            self.server.room.say(self.visitor, message)
         else:
-            self.services.room.tell(self.visitor, recipient, message)
+            self.server.room.tell(self.visitor, recipient, message)
 
     def who(self) -> None:
-        self.services.room.list_users(self.visitor)
+        self.server.room.list_users(self.visitor)
 
     def logout(self) -> None:
         userid = self.visitor.userid
         self.leave("" if userid is None else f"{userid} left.")
 
     def leave(self, farewell: str, reason: str = "") -> None:
-        """Leave the room; nothing happens to who has left already."""
-        self.services.room.leave(self.visitor, farewell, reason)
+        self.server.room.leave(self.visitor, farewell, reason)
 
     def reply(self, line: str) -> None:
         self.order(Courier.unicast, f"{line}\n".encode())
 
     def order(self, step: Step, data: bytes = b"") -> None:
-        self.services.courier.order(step, self.visitor.outbox, data)
-        self.services.courier.deliver()
+        self.server.courier.order(step, self.visitor.outbox, data)
+        self.server.courier.deliver()
 
 
 # --------------------------------------------------------------------------------------------------
 # Room: who is in, who waits at the door, and the order in which all of them hear what is said.
-# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
@@ -632,8 +596,7 @@ class Visitor:
 
     outbox: Outbox
     address: str  # as shown
-    network: bytes  # what its address is counted by
-    counted_by: Hashable  # what its lines count for: that address, and inside its user
+    network: bytes  # what its address is counted by, and its lines too until it is inside
     userid: str | None = None
     arrived: float = field(default_factory=time.monotonic)
     is_protected: bool = False  # from being evicted, while its password is hashed
@@ -653,9 +616,8 @@ class Visitor:
 class Room:
     """The locked session table. Its methods are the only way in and the only way out.
 
-    Each takes the lock, changes the table, and in the same step orders the lines that tell of the
-    change, so that all users hear all changes in one order. The lines are delivered afterwards,
-    without the lock.
+    Each changes the table under the lock, and in the same step orders the lines that tell of it, so
+    that all users hear all changes in one order. The lines are delivered afterwards.
     """
 
     def __init__(self, courier: Courier, display: Display, limit: int, history: int = 0) -> None:
@@ -686,14 +648,13 @@ class Room:
         """Close one that has not logged in, of the address that has most of them."""
         counts = Counter(visitor.network for visitor in self.lobby)
         evictable = [visitor for visitor in self.lobby if not visitor.is_protected]
-        most = max((counts[visitor.network] for visitor in evictable), default=0)
-        for evicted in random.sample(evictable, len(evictable)):  # whose turn it is nobody can tell
-            if counts[evicted.network] == most:
-                evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
-                self._remove(evicted, "Denied. The server is busy.")
-                line = "Connection closed: the server is busy."
-                self.display.show_stranger(line, evicted.address)
-                return
+        if evictable:
+            crowd = random.sample(evictable, len(evictable))  # whose turn it is nobody can tell
+            evicted = max(crowd, key=lambda visitor: counts[visitor.network])
+            evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
+            self._remove(evicted, "Denied. The server is busy.")
+            line = "Connection closed: the server is busy."
+            self.display.show_stranger(line, evicted.address)
 
     def enter(self, visitor: Visitor, userid: str) -> None:
         """Bring a user in, in the place of an older session of theirs. Raises Denied if full."""
@@ -710,7 +671,7 @@ class Room:
                 self.display.show(f"{userid} logout (logged in elsewhere).", older.address)
             del self.lobby[visitor]
             self.users[userid] = visitor
-            visitor.userid = visitor.counted_by = userid
+            visitor.userid = userid
             self._tell("\n".join(["login confirmed", *self.history]), visitor)
             self.courier.order(Courier.listen, visitor.outbox)
             if older is None:
@@ -719,7 +680,6 @@ class Room:
         self.courier.deliver()
 
     def say(self, visitor: Visitor, message: str) -> None:
-        """Tell everyone else in the room."""
         with self.lock:
             if not visitor.gone:
                 line = f"{visitor.userid}: {message}"
@@ -765,10 +725,7 @@ class Room:
         self.courier.deliver()
 
     def expire(self, now: float) -> float:
-        """Send off who has not logged in for too long; return the next time to look.
-
-        Both in monotonic seconds.
-        """
+        """Send off who has not logged in for too long; return when to look again (monotonic)."""
         with self.lock:
             for visitor in list(self.lobby):  # in order of arrival
                 if visitor.arrived + LOGIN_SECONDS > now:
@@ -779,7 +736,6 @@ class Room:
         return oldest.arrived + LOGIN_SECONDS if oldest else now + LOGIN_SECONDS
 
     def close(self) -> None:
-        """Send everyone off: the server stops."""
         with self.lock:
             self.closed = True
             self.display.show("The server is shutting down.")
@@ -830,16 +786,15 @@ class Room:
 # The room leaves orders, under its lock: this line to all, that line to one. Whoever has left an
 # order takes the courier's turn if it is free (a lock, tried without waiting), carries out one
 # round, and gives the turn back. In a small room the reader of a line so delivers the line itself:
-# to wake another thread would cost more than all else. If the turn is taken, the order is left to
-# whoever has the turn. That one looks at the orders again after giving the turn back, and, if there
-# are some, wakes the courier's thread, which keeps the turn for as long as there is work. The
-# thread alone watches stalled sockets and deadlines.
+# to wake another thread would cost more than all else. Whoever has the turn looks at the orders
+# again after giving it back, and, if some were left meanwhile, wakes the courier's thread, which
+# keeps the turn for as long as there is work. It alone watches stalled sockets and deadlines.
 #
-# A round takes all orders that wait and makes of them one piece of bytes for each connection. The
-# busier the room, the more lines each `send` carries, and the cheaper a line. A line to all is kept
-# once, in `said`, not once for each listener. Most listeners get all that was said and nothing
-# else: one object, joined once. An outbox that gets more (a reply), or less (its own line), has a
-# list `own`, and `heard` counts how many lines of `said` are in `own` or left out already:
+# A round takes all orders that wait and makes of them one piece of bytes for each connection: the
+# busier the room, the cheaper a line. A line to all is kept once, in `said`. Most listeners get all
+# that was said and nothing else: one object, joined once. An outbox that gets more (a reply), or
+# less (its own line), has a list `own`, and `heard` counts the lines of `said` that are in `own` or
+# left out already:
 #
 #     orders      Tom says a, Beth says b, Beth asks who, Tom says c
 #
@@ -859,7 +814,6 @@ class Room:
 #
 # An outbox that cannot be written to (reset, stalled, over its bound) is lost: what waits is thrown
 # away, Room.leave is told the reason, and the shutdown of both sides wakes the reader for step 4.
-# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
@@ -927,18 +881,12 @@ class Courier:
             with self.turn:  # whoever has it carries out what waits before giving it back
                 pass
 
-    # The thread.
-
     def run(self) -> None:
         """Deliver what nobody else does, until the server stops and all outboxes are closed."""
-        try:
-            while not self._is_done():
-                self._sleep()
-                with self.turn:
-                    self._work()
-        except BaseException:
-            self.broken = True
-            raise
+        while not self._is_done():
+            self._sleep()
+            with self.turn:
+                self._work()
 
     def stop(self) -> None:
         """Have run() return once all outboxes are closed; the room must have been closed before."""
@@ -960,7 +908,7 @@ class Courier:
         # Whoever found the turn taken, before it was given back, did not wake us: look again.
         idle = not (self.orders or self.needs_thread or self._is_done())
         left = self.next_deadline - time.monotonic() if idle else 0
-        self.selector.select(None if left == math.inf else max(0, left))
+        self.selector.select(None if left == math.inf else left)
         self.asleep = False
         drain(self.wakeful)
 
@@ -981,10 +929,8 @@ class Courier:
                 return
             time.sleep(0)  # busy: readers first, so that the next round carries more
 
-    # A round.
-
     def _round(self) -> None:
-        """Carry out all orders that wait, with one send for each connection."""
+        """Carry out all orders that wait, with one `send` for each connection."""
         for _ in range(len(self.orders)):
             step, outbox, data = self.orders.popleft()
             step(self, outbox, data)
@@ -1001,8 +947,7 @@ class Courier:
                 lines += said[outbox.heard :]
             if lines:
                 self._send(outbox, b"".join(lines))
-            if outbox.hung_up:
-                self._part(outbox)
+            self._part(outbox)
 
     # The steps that can be ordered.
 
@@ -1032,8 +977,8 @@ class Courier:
         """From here on, the outbox gets nothing."""
         if not outbox.hung_up:
             self._own(outbox)
-            outbox.hung_up = True
-            self._stop_listening(outbox)
+            outbox.hung_up, outbox.listening = True, False
+            self.listeners.pop(outbox, None)
 
     def release(self, outbox: Outbox, _: bytes) -> None:
         """The outbox's reader has ended and is done with the socket."""
@@ -1051,10 +996,6 @@ class Courier:
         outbox.heard = len(self.said)
         return outbox.own
 
-    def _stop_listening(self, outbox: Outbox) -> None:
-        outbox.listening = False
-        self.listeners.pop(outbox, None)
-
     # Sending.
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
@@ -1069,17 +1010,14 @@ class Courier:
                 return
             if sent == len(data):
                 return
-            self._stall(outbox)
+            self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
+            self.stalled.add(outbox)
+            self._set_deadline(outbox, STALL_SECONDS)
+            self.needs_thread = True
             data = data[sent:]
         outbox.waiting += data
         if len(outbox.waiting) > OUTBOX_LIMIT:
             self._lose(outbox, "not reading")
-
-    def _stall(self, outbox: Outbox) -> None:
-        self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
-        self.stalled.add(outbox)
-        self._set_deadline(outbox, STALL_SECONDS)
-        self.needs_thread = True
 
     def _flush(self, outbox: Outbox) -> None:
         """Send what waits in a stalled outbox, now that the kernel takes more."""
@@ -1095,12 +1033,11 @@ class Courier:
             self._set_deadline(outbox, STALL_SECONDS)
             return
         self._forget_deadline(outbox)
-        if outbox.hung_up:
-            self._part(outbox)
+        self._part(outbox)
 
     def _part(self, outbox: Outbox) -> None:
-        """Close in the order that loses nothing: what is owed, our end, their end, the socket."""
-        if outbox.waiting:
+        """Once nothing is owed, close our end, or the socket if its reader has ended."""
+        if outbox.waiting or not outbox.hung_up:
             return
         if outbox.released:
             self._forget_deadline(outbox)
@@ -1117,22 +1054,20 @@ class Courier:
         if outbox.lost:
             return
         outbox.lost = outbox.hung_up = True
+        outbox.listening = False
+        self.listeners.pop(outbox, None)
         outbox.waiting = bytearray()
-        self._stop_listening(outbox)
         self._forget_deadline(outbox)
         outbox.on_lost(reason)  # before its reader wakes, which knows no reason
         with contextlib.suppress(OSError):  # it may be gone already
-            # A reset on close: the kernel's buffer, too, goes at once.
-            reset = struct.pack("ii", 1, 0)
-            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            reset_on_close = struct.pack("ii", 1, 0)  # the kernel's buffer, too, goes at once
+            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
         self._shut(outbox)
         self._part(outbox)
 
     def _shut(self, outbox: Outbox) -> None:
         with contextlib.suppress(OSError):  # it may be gone already
             outbox.connection.shutdown(socket.SHUT_RDWR)  # wakes its reader
-
-    # Deadlines.
 
     def _set_deadline(self, outbox: Outbox, seconds: float) -> None:
         outbox.deadline = time.monotonic() + seconds
@@ -1160,7 +1095,6 @@ class Courier:
 # --------------------------------------------------------------------------------------------------
 # Display and log: listeners too. Each has a thread that may wait for a terminal or a disk as long
 # as it takes; all others only leave lines with it, and past a bound lines are counted, not kept.
-# --------------------------------------------------------------------------------------------------
 
 Entry = tuple[float, str, str]  # seconds since the epoch, address, line
 
@@ -1170,7 +1104,6 @@ class Display:
 
     def __init__(self) -> None:
         self.writers: list[Writer] = []
-        self.log: LogFile | None = None
         self.strangers = threading.Lock()  # guards the two below
         self.quiet_until = 0.0  # monotonic seconds
         self.unshown = 0  # lines that strangers caused meanwhile
@@ -1178,8 +1111,7 @@ class Display:
     def open(self, log: Path | None) -> None:
         """Start the writers. Raises OSError for the log's path."""
         if log is not None:
-            self.log = LogFile(log)
-            self.writers.append(Writer(self, "log", self.log, "utf-8"))
+            self.writers.append(Writer(self, "log", open_log(log), "utf-8", log))
         if sys.stdout is not None:  # None if the server was started without one
             stream = cast(RawIOBase, getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
             self.writers.append(Writer(self, "display", stream, sys.stdout.encoding))
@@ -1211,10 +1143,19 @@ class Display:
 class Writer:
     """Writes lines to one stream, and says how many it could not."""
 
-    def __init__(self, display: Display, name: str, stream: RawIOBase, encoding: str) -> None:
-        """name: "log" for time and address as well; stream: unbuffered."""
+    def __init__(
+        self,
+        display: Display,
+        name: str,
+        stream: RawIOBase,
+        encoding: str,
+        path: Path | None = None,
+    ) -> None:
+        """stream: unbuffered; path: where it is opened again if that leads elsewhere by then, as
+        after a rotation; with it, lines have time and address in front."""
         self.display = display  # is told once when the stream can no longer be written to
         self.name = name
+        self.path = path
         self.stream = stream
         self.encoding = encoding
         self.lines: deque[Entry] = deque()  # append and popleft are atomic
@@ -1263,7 +1204,7 @@ class Writer:
             self.closing.wait(WRITER_BREATH)
 
     def _form(self, seconds: float, address: str, line: str) -> str:
-        if self.name != "log":
+        if self.path is None:
             return f"{line}\n"
         moment = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
         return f"{moment} {address} {line}\n"
@@ -1273,6 +1214,9 @@ class Writer:
         written = 0
         while written < len(data):
             try:
+                if self.path is not None and not is_named(self.stream.fileno(), self.path):
+                    self.stream, rotated = open_log(self.path), self.stream
+                    rotated.close()
                 count = self.stream.write(data[written:])
             except OSError as error:
                 return written, error
@@ -1282,30 +1226,11 @@ class Writer:
         return written, None
 
 
-class LogFile(RawIOBase):
-    """The log, opened again whenever its name leads elsewhere: rotated, or removed."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError: also for a FIFO without a reader, which would let us wait for one."""
-        self.path = path
-        self.is_stale = False  # set by who has rotated it
-        self.file = self._open()
-
-    def write(self, data: bytes, /) -> int | None:  # type: ignore[override]
-        if self.is_stale or not is_named(self.file.fileno(), self.path):
-            self.is_stale = False
-            self.file.close()
-            self.file = self._open()
-        return self.file.write(data)
-
-    def fileno(self) -> int:
-        return self.file.fileno()
-
-    def _open(self) -> FileIO:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS
-        descriptor = os.open(self.path, flags, 0o600)
-        os.set_blocking(descriptor, True)
-        return FileIO(descriptor, "w")
+def open_log(path: Path) -> FileIO:
+    """Raises OSError: also for a FIFO without a reader, which would let us wait for one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS, 0o600)
+    os.set_blocking(descriptor, True)
+    return FileIO(descriptor, "w")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1329,17 +1254,16 @@ class LogFile(RawIOBase):
 # outlive connections, or a new connection would bring a new allowance.
 #
 # An honest class of thirty behind one address never feels this: their logins do not count for the
-# address, a mistyped password counts for its own UserID alone, their hundred new accounts are free,
-# and once in, each has an allowance of one's own. Who shares an address with a flood shares
-# its fate in two things: new accounts may be used up, and connections may be evicted before login.
-# --------------------------------------------------------------------------------------------------
+# address, a mistyped password counts for its own UserID alone, and their hundred new accounts are
+# free. Who shares an address with a flood shares its fate in two things: new accounts may be used
+# up, and connections may be evicted before login.
 
 
 class Allowance:
     """How often something may happen, by key: `burst` times at once, then every `seconds`.
 
-    A leaky bucket in its shortest form (the virtual scheduling of ITU-T I.371): of each key, all
-    that is known is the moment until which everything that happened is paid for.
+    A leaky bucket as in ITU-T I.371's virtual scheduling: all that is known of a key is the moment
+    until which everything that happened is paid for.
     """
 
     def __init__(self, burst: int, seconds: float) -> None:
@@ -1354,36 +1278,35 @@ class Allowance:
         if not self.seconds:
             return 0.0
         with self.lock:
-            now = time.monotonic()
-            debt = self._debt(key, now) + self.seconds
             # Who connects anew for each line cannot wait them all off: there is an end to a debt.
-            debt = min(debt, (self.burst + LOBBY) * self.seconds)
-            self._set_debt(key, now, debt)
-        return max(0.0, round(debt - self.burst * self.seconds, 6))
+            debt = min(self._debt(key) + self.seconds, (self.burst + LOBBY) * self.seconds)
+            self._owe(key, debt)
+            return self._wait(debt)
 
     def take(self, key: Hashable, refusal: str) -> None:
         """Count one, or raise Denied with the refusal and the real wait, uncounted."""
         with self.lock:
-            now = time.monotonic()
-            debt = self._debt(key, now) + self.seconds
-            wait = math.ceil(round(debt - self.burst * self.seconds, 6))
-            if wait > 0:
+            debt = self._debt(key) + self.seconds
+            wait = math.ceil(self._wait(debt))
+            if wait:
                 raise Denied(f"{refusal}, try again in {wait} seconds.")
-            self._set_debt(key, now, debt)
+            self._owe(key, debt)
 
     def give_back(self, key: Hashable) -> None:
         """Forget one that was taken."""
         with self.lock:
-            now = time.monotonic()
-            self._set_debt(key, now, max(0.0, self._debt(key, now) - self.seconds))
+            self._owe(key, self._debt(key) - self.seconds)
 
-    def _debt(self, key: Hashable, now: float) -> float:
-        return max(0.0, self.paid_until.get(key, now) - now)
+    def _debt(self, key: Hashable) -> float:
+        return max(0.0, self.paid_until.get(key, 0.0) - time.monotonic())
 
-    def _set_debt(self, key: Hashable, now: float, debt: float) -> None:
-        self.paid_until.pop(key, None)  # to the end: the first is always the one to forget
-        if debt:
-            self.paid_until[key] = now + debt
+    def _wait(self, debt: float) -> float:
+        return max(0.0, round(debt - self.burst * self.seconds, 6))
+
+    def _owe(self, key: Hashable, debt: float) -> None:
+        self.paid_until.pop(key, None)  # to the end: the first is the one to forget
+        if debt > 0:
+            self.paid_until[key] = time.monotonic() + debt
         if len(self.paid_until) > REMEMBERED:
             del self.paid_until[next(iter(self.paid_until))]
 
@@ -1391,11 +1314,8 @@ class Allowance:
 def network_of(host: str) -> bytes:
     """Return what an address is counted by: an IPv4 address, or the /64 of an IPv6 one."""
     address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return address.packed[:8]
-        address = address.ipv4_mapped
-    return address.packed
+    packed: bytes = (getattr(address, "ipv4_mapped", None) or address).packed
+    return packed[:8]
 
 
 def show_address(host: str, port: int) -> str:
@@ -1423,20 +1343,13 @@ class Hashing:
         for _ in range(CORES):  # now, as there may be no threads to be had later
             threading.Thread(target=self._run, name="hashing", daemon=True).start()
 
-    def run(
-        self,
-        kind: int,
-        network: bytes,
-        task: Callable[[], Result],
-        is_wanted: Callable[[], bool] = lambda: True,
-    ) -> Result | None:
+    def run(self, kind: int, network: bytes, task: Callable[[], Result]) -> Result:
         """Return what the task returns, or raise what it raises, once its turn has come.
 
-        network: whom it is for. None if the result is not wanted any more by then.
+        kind: LOGIN or NEW_ACCOUNT; network: whom it is for.
         """
-        future: Future[Result | None] = Future()
-        had = self.lately.spend(network)
-        self.queue.put((kind, had, next(self.numbers), future, is_wanted, task))
+        future: Future[Result] = Future()
+        self.queue.put((kind, self.lately.spend(network), next(self.numbers), future, task))
         return future.result()
 
     def _run(self) -> None:
@@ -1444,29 +1357,16 @@ class Hashing:
             with contextlib.suppress(OSError):  # not permitted in some containers
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while True:
-            *_, future, is_wanted, task = self.queue.get()
+            *_, future, task = self.queue.get()
             try:
-                future.set_result(task() if is_wanted() else None)
+                future.set_result(task())
             except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
                 future.set_exception(error)
-            del future, is_wanted, task  # or they would be kept until the next one comes
+            del future, task  # or they would be kept until the next one comes
 
 
 # --------------------------------------------------------------------------------------------------
-# Accounts: users.txt, a line each: (Tom, $scrypt$ln=14,r=8,p=1$<salt>$<hash>). Knows no sockets.
-#
-# Theory of operation
-#
-# The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
-# whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
-# changed file is only read, as an editor may be in the middle of writing it. Once the file has
-# stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
-# atomic step. A mistake in it is told of, once, and what was there before goes on.
-#
-# `newuser` only appends and syncs. An editor that read the file before that and saves it afterwards
-# overwrites the new account, so what is gone from a file that was saved within RECENT_SECONDS of
-# making the account is put back. Older accounts that are gone were taken out on purpose.
-# --------------------------------------------------------------------------------------------------
+# Records: users.txt as text, a line each: (Tom, $scrypt$ln=14,r=8,p=1$<salt>$<hash>). No files.
 
 HASH = re.compile(
     r"\$scrypt\$ln=([1-9][0-9]?),r=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
@@ -1483,35 +1383,26 @@ SHIPPED = {  # accounts that come with the program, until they have other passwo
     "David": "vC+f98Vuq9aPAAGIp8pq6g$nCgqNZQHHUnRIjO54LYFUdc9YCY5NhwqvslMXJCJ4hE",
     "Tom": "sigy4+/uH27ihw5RQjWu6w$o1hzSKet9euPQ8J7dMC5zflU3gsKP2NOF+/UnqUMVD4",
 }
+HASH_HEAD = "$scrypt$ln={},r={},p={}$"  # of a PHC string; HASH_COST goes into it
 MAX_PLAIN = 8  # characters; a second field that is longer is a hash
-OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
-fingerprint_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino", "st_mode")
 
 
 class AccountsError(Exception):
     """users.txt cannot be used; the text says where and why, in one line."""
 
 
-def hash_head() -> str:
-    """Return what every hash that the server makes begins with."""
-    return "$scrypt$ln={},r={},p={}$".format(*HASH_COST)
-
-
 def hash_password(password: str) -> str:
-    """Return a salted scrypt hash (RFC 7914) as a PHC string.
-
-    Standard base64 without padding, 16 bytes of salt, 32 of key.
-    """
+    """Return a salted scrypt hash (RFC 7914) as a PHC string: base64 without padding."""
     salt = os.urandom(16)
-    pair = (salt, derive_key(password, salt, HASH_COST))
-    return hash_head() + "$".join(base64.b64encode(part).decode().rstrip("=") for part in pair)
+    parts = (salt, derive_key(password, salt, HASH_COST))
+    texts = [base64.b64encode(part).decode().rstrip("=") for part in parts]
+    return HASH_HEAD.format(*HASH_COST) + "$".join(texts)
 
 
 def derive_key(password: str, salt: bytes, cost: tuple[int, int, int]) -> bytes:
     log_n, r, p = cost
-    memory = 128 * r * (2**log_n + p + 2)  # what scrypt needs; OpenSSL's default is less
-    sizes = {"n": 2**log_n, "r": r, "p": p, "maxmem": memory, "dklen": 32}
-    return hashlib.scrypt(password.encode(), salt=salt, **sizes)
+    n, memory = 2**log_n, 128 * r * (2**log_n + p + 2)  # the memory that scrypt needs
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=32)
 
 
 def verify_password(password: str, record: str) -> bool:
@@ -1524,17 +1415,22 @@ def parse_hash(record: str) -> tuple[tuple[int, int, int], bytes, bytes]:
     """Return (log2(N), r, p), salt and key of a PHC scrypt string; ValueError if it is none."""
     found = HASH.fullmatch(record)
     if not found:
-        raise ValueError("neither a password of 4 to 8 characters nor a scrypt hash")
+        kinds = "neither a password of 4 to 8 characters nor a scrypt hash"
+        raise ValueError(f"the second field is {kinds}.")
     log_n, r, p = (int(number) for number in found.group(1, 2, 3))
     # The second bound is RFC 7914's: N must be less than 2 ** (128 * r / 8).
     if 128 * r * 2**log_n > HASH_MEMORY or log_n >= 16 * r or p > 16:
-        raise ValueError("a scrypt hash with parameters out of bounds")
+        raise ValueError("the second field is a scrypt hash with parameters out of bounds.")
     salt, key = (base64.b64decode(text + "=" * (-len(text) % 4)) for text in found.group(4, 5))
     return (log_n, r, p), salt, key
 
 
 def account_line(userid: str, record: str) -> str:
     return f"({userid}, {record})\n"
+
+
+def account_lines(accounts: dict[str, str]) -> str:
+    return "".join(itertools.starmap(account_line, accounts.items()))
 
 
 @dataclass
@@ -1544,7 +1440,7 @@ class UsersFile:
     lines: list[str]
     records: dict[str, str]  # UserID: hash, or password in plain text
     plain: dict[str, int]  # UserID whose password is in plain text: index of the line
-    is_torn: bool = False  # the last line was cut short by a crash
+    is_torn: bool = False  # the last line was cut short by a crash; here it is a comment
 
 
 def read_users(data: bytes, name: str) -> UsersFile:
@@ -1553,43 +1449,40 @@ def read_users(data: bytes, name: str) -> UsersFile:
     lines = data.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     users = UsersFile(lines, {}, {})
     for index, line in enumerate(lines):
-        if own := OWN_LINE.fullmatch(line):
-            userid, second = own.group(1, 2)
-        elif not line.strip() or line.startswith("#"):
+        if not line.strip() or line.startswith("#"):
             continue
-        else:
-            try:
-                userid, second = read_account(line)
-            except ValueError as error:
-                if is_torn(lines, index):
-                    users.is_torn = True
-                    del lines[index + 1 :]
-                    break
-                raise AccountsError(f"{name}:{index + 1}: {error}") from None
-            if len(second) <= MAX_PLAIN:
-                users.plain[userid] = index
+        try:
+            userid, second = read_account(line)
+        except (ValueError, Denied) as error:
+            if is_torn(lines, index):
+                users.is_torn = True
+                begun = line.partition(",")[0].rstrip("\0")
+                lines[index:] = [f"# cut short by a crash: {begun!a}", ""]
+                break
+            reason = str(error).removeprefix("Denied. ")
+            raise AccountsError(f"{name}:{index + 1}: {reason}") from None
         if userid in users.records:
             raise AccountsError(f"{name}:{index + 1}: a second account for {userid}; keep one.")
         users.records[userid] = second
+        if len(second) <= MAX_PLAIN:
+            users.plain[userid] = index
     return users
 
 
 def read_account(line: str) -> tuple[str, str]:
-    """Return a line's UserID, and its hash or plain password; raise ValueError with the reason."""
+    """Return a line's UserID, and its hash or plain password. Raises ValueError or Denied."""
+    if own := OWN_LINE.fullmatch(line):
+        return own[1], own[2]
     text = line.strip(" \t\r")
     userid, comma, second = text[1:-1].partition(",")
     if not (text.startswith("(") and text.endswith(")") and comma):
         raise ValueError("not an account; write (UserID, Password), or # before a comment.")
-    try:
-        userid = check_userid(userid.strip(" "))
-        second = unicodedata.normalize("NFC", second.strip(" "))
-        if len(second) <= MAX_PLAIN:
-            return userid, check_password(second)
+    userid = check_userid(userid.strip(" "))
+    second = unicodedata.normalize("NFC", second.strip(" "))
+    if len(second) <= MAX_PLAIN:
+        check_password(second)
+    else:
         parse_hash(second)
-    except Denied as denied:
-        raise ValueError(str(denied).removeprefix("Denied. ")) from None
-    except ValueError as error:
-        raise ValueError(f"the second field is {error}.") from None
     return userid, second
 
 
@@ -1599,12 +1492,13 @@ UTF8_BEGUN = codecs.getincrementaldecoder("utf-8")
 def is_torn(lines: Sequence[str], index: int) -> bool:
     """Tell whether a line is what a crash leaves of one that this server was writing.
 
-    That is a beginning of it without a line end, so that the rest would make it whole; or, after a
-    power cut, NUL bytes. What somebody typed wrongly is never taken for that.
+    That is a beginning of it without a line end, or, after a power cut, NUL bytes. What somebody
+    typed wrongly is never taken for that.
     """
-    line, head = lines[index], f" {hash_head()}"
+    line = lines[index]
     if "\0" in line:
         return not any(lines[index + 1 :])
+    head = " " + HASH_HEAD.format(*HASH_COST)
     try:
         # The cut may be within a character, which a decoder that waits for more leaves out.
         line = UTF8_BEGUN().decode(line.encode(errors="surrogateescape"))
@@ -1612,9 +1506,29 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
         rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
         # More may have followed in the name: "all" alone is reserved, "all000" is not.
         read_account(line + rest if comma else f"{f'{userid}000':.33},{rest}")
-    except ValueError:
+    except (ValueError, Denied):
         return False
     return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Accounts: the file users.txt, and who is in it. Knows no sockets.
+#
+# Theory of operation
+#
+# The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
+# whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
+# changed file is only read, as an editor may be in the middle of writing it. Once the file has
+# stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
+# atomic step. A mistake in it is told of, once, and what was there before goes on.
+#
+# `newuser` only appends and syncs, which costs the same however many accounts there are. An editor
+# that read the file before that and saves it afterwards overwrites the new account, so what is gone
+# from a file that was saved within RECENT_SECONDS of making the account is put back. Older accounts
+# that are gone were taken out on purpose.
+
+OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
+fingerprint_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino", "st_mode")
 
 
 class Accounts:
@@ -1630,7 +1544,6 @@ class Accounts:
         self.warn = warn
         self.tell = warn  # of a mistake in a file that was changed; the server displays it
         self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
-        self.generation = 0  # how often `records` was replaced
         self.lock = threading.Lock()  # guards all below, and the file
         self.is_writing = False  # so nobody need look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
@@ -1644,10 +1557,7 @@ class Accounts:
         self.lock_file: int | None = None  # descriptor, held to the end
 
     def open(self) -> None:
-        """Lock the file, read it, hash plain passwords and set aside a torn line.
-
-        A missing file means no accounts yet. Raises AccountsError.
-        """
+        """Lock, read and mend the file, which may be missing. Raises AccountsError."""
         try:
             self._lock_out_others()
             self._load(may_be_torn=True)
@@ -1683,8 +1593,6 @@ class Accounts:
     def _describe(self, error: OSError | AccountsError) -> str:
         return f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
 
-    # Logins and new accounts.
-
     def verify(self, userid: str, password: str) -> bool:
         """Tell whether the password is the user's; costs one hash even if there is no such user."""
         self.refresh()
@@ -1696,15 +1604,10 @@ class Accounts:
         derive_key(password, bytes(16), parse_hash(first)[0] if len(first) > 8 else HASH_COST)
         return record is not None and hmac.compare_digest(record.encode(), password.encode())
 
-    def is_as_shipped(self, userid: str) -> bool:
-        """Tell whether an account has the password that came with the program."""
-        return self.records.get(userid, "").endswith(SHIPPED[userid])
-
     def add(self, userid: str, record: str) -> bool:
         """Write an account and sync it to disk; return False if the UserID is taken.
 
-        Costs the same however many accounts there are. Raises AccountsError if it cannot be saved;
-        the file is then as it was.
+        Raises AccountsError if it cannot be saved; the file is then as it was.
         """
         patience = time.monotonic() + 5 * SETTLED_SECONDS
         self.refresh()
@@ -1716,22 +1619,7 @@ class Accounts:
             while userid not in self.records:
                 made = time.time()
                 new = {**self.dropped, userid: record}
-                self.is_writing = True
-                try:
-                    # A file that is gone is written anew, with all accounts that are known.
-                    is_saved = (
-                        self._append(new)
-                        if self.seen
-                        else self._replace(
-                            [account_line(*pair)[:-1] for pair in {**self.records, **new}.items()]
-                            + [""]
-                        )
-                    )
-                except OSError as error:
-                    raise AccountsError(explain(error)) from None
-                finally:
-                    self.is_writing = False
-                if is_saved:
+                if self._save(new):
                     self.recent.update({name: (new[name], made) for name in new})
                     self.records[userid] = record
                     self.dropped = {}
@@ -1739,10 +1627,19 @@ class Accounts:
                     self._refresh()
             return self.records[userid] == record
 
-    # What somebody else has changed.
+    def _save(self, new: dict[str, str]) -> bool:
+        """Append accounts; write a file that is gone anew, with all accounts that are known."""
+        self.is_writing = True
+        try:
+            if self.seen:
+                return self._append(account_lines(new))
+            return self._replace(account_lines({**self.records, **new}))
+        except OSError as error:
+            raise AccountsError(explain(error)) from None
+        finally:
+            self.is_writing = False
 
     def refresh(self) -> None:
-        """Take in what somebody has changed in the file."""
         if self._look() != self.seen and not self.is_writing:
             with self.lock:
                 self._refresh()
@@ -1757,30 +1654,27 @@ class Accounts:
 
     def _load(self, may_be_torn: bool = False) -> None:
         """Read the file, if there is one. Raises OSError or AccountsError."""
-        users = self._read()
-        if users is None:
+        if (users := self._read()) is None:
             return
         if users.is_torn and not may_be_torn:
-            raise AccountsError(f"{self.name}:{len(users.lines)}: the line has no end.")
+            raise AccountsError(f"{self.name}:{len(users.lines) - 1}: the line has no end.")
         saved = self.seen[1] / 1e9 if self.seen else 0.0
-        known = {**self.dropped}
         for userid, (record, made) in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
-                known[userid] = record
-        self.dropped = {name: known[name] for name in known if name not in users.records}
+                self.dropped[userid] = record
+        for userid in self.dropped.keys() & users.records.keys():
+            del self.dropped[userid]
         since = time.time() - RECENT_SECONDS
         self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
         self.plain, self.is_torn = list(users.plain), users.is_torn
         self.records = {**users.records, **self.dropped}
-        self.generation += 1
 
     def is_settled(self) -> bool:
         """Tell whether the file has stayed as it is for long enough: no editor is writing it."""
         return time.monotonic() >= self.seen_since + SETTLED_SECONDS
 
     def tidy(self, hash_all: Callable[[Sequence[str]], Sequence[str]]) -> None:
-        """Once the file is settled, hash what is in plain text, put back what was overwritten, and
-        set aside a line that a crash has cut short.
+        """Once the file is settled, hash plain passwords, put back accounts, set aside a torn line.
 
         hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
         """
@@ -1789,41 +1683,37 @@ class Accounts:
         if not has_work or not self.is_settled():
             return
         seen, plain = self.seen, self.plain
-        hashes = hash_all([self.records[userid] for userid in plain])
+        passwords = [self.records[userid] for userid in plain]
+        hashes = dict(zip(plain, hash_all(passwords), strict=True))
         with self.lock:
             users = self._read() if self._look() == seen else None
             if users is None:
                 return  # it was changed meanwhile, and is looked at again
             if self.is_torn:
-                self._set_aside(users)
-            for userid, record in zip(plain, hashes, strict=True):
+                self._cut_off(users)
+            for userid, record in hashes.items():
                 users.lines[users.plain[userid]] = account_line(userid, record)[:-1]
-            back = [account_line(*pair)[:-1] for pair in self.dropped.items()]
-            end = [] if users.lines[-1] else [users.lines.pop()]
+            end = len(users.lines) if users.lines[-1] else -1  # an empty one ends a finished file
+            users.lines[end:end] = account_lines(self.dropped).splitlines()
             try:
-                if self._replace([*users.lines, *back, *end]):
-                    self.records.update(zip(plain, hashes, strict=True))
+                if self._replace("\n".join(users.lines)):
+                    self.records.update(hashes)
                     for userid in self.dropped:
-                        del self.recent[userid]  # gone once more, it was taken out on purpose
+                        self.recent.pop(userid, None)  # gone once more, it is gone on purpose
                     self.plain, self.dropped = [], {}
             except OSError as error:
                 self.can_replace = False
-                advice = "Keep it in a folder that this user may write to."
                 problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
+                advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")
 
-    def _set_aside(self, users: UsersFile) -> None:
-        """Cut off a torn line, and leave a comment in its place."""
-        *whole, torn = users.lines
-        kept = "".join(f"{line}\n" for line in whole)
-        os.truncate(self.path, len(kept.encode(errors="surrogateescape")))  # was never confirmed
+    def _cut_off(self, users: UsersFile) -> None:
+        """Cut off a torn line, which was never confirmed."""
+        whole = "".join(f"{line}\n" for line in users.lines[:-2])
+        os.truncate(self.path, len(whole.encode(errors="surrogateescape")))
         self.seen, self.is_torn = self._look(), False
-        name = torn.partition(",")[0].rstrip("\0")
-        users.lines[-1:] = [f"# cut short by a crash: {name!a}", ""]
         problem = "the last line was cut short by a crash and never confirmed; it is set aside"
-        self.warn(f"{self.name}:{len(whole) + 1}: {problem}.")
-
-    # The file.
+        self.warn(f"{self.name}:{len(users.lines) - 1}: {problem}.")
 
     def _look(self) -> tuple[int, ...] | None:
         try:
@@ -1837,65 +1727,56 @@ class Accounts:
         if self.seen is not None and not stat.S_ISREG(self.seen[-1]):
             raise AccountsError(f"{self.name} is no regular file. Name another one with --users.")
         try:
-            file = os.open(self.path, os.O_RDONLY | OPEN_FLAGS)
+            with opened(self.path, os.O_RDONLY) as file:
+                self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
+                data = FileIO(file, closefd=False).readall()
         except FileNotFoundError:
             self.seen = None
             return None
-        with open(file, "rb") as stream:
-            self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
-            data = stream.read()
         self.is_unfinished = not data.endswith(b"\n")
         return read_users(data, self.name)
 
-    def _append(self, accounts: dict[str, str]) -> bool:
+    def _append(self, lines: str) -> bool:
         """Append and sync; return False if the file is not the one that has the name any more."""
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_APPEND | OPEN_FLAGS)
+            with opened(self.path, os.O_RDWR | os.O_APPEND) as file:
+                before = os.fstat(file)
+                if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
+                    with contextlib.suppress(OSError):  # its owner was told at the start
+                        os.chmod(self.path, 0o600)
+                os.lseek(file, max(0, before.st_size - 1), os.SEEK_SET)
+                line_end = b"" if os.read(file, 1) in (b"", b"\n") else b"\n"
+                data = line_end + lines.encode()
+                try:
+                    write_synced(file, data)
+                except OSError:
+                    with contextlib.suppress(OSError):  # then the line is torn, as by a crash
+                        os.ftruncate(file, before.st_size)
+                    raise
+                after = os.fstat(file)
+                is_alone = after.st_size == before.st_size + len(data)
+                if is_alone and fingerprint_of(before) == self.seen:
+                    self.seen = fingerprint_of(after)  # else somebody wrote to it: look again
+                return is_named(file, self.path)
         except FileNotFoundError:
             return False
-        try:
-            before = os.fstat(file)
-            if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
-                with contextlib.suppress(OSError):  # its owner was told at the start
-                    os.chmod(self.path, 0o600)
-            os.lseek(file, max(0, before.st_size - 1), os.SEEK_SET)
-            line_end = b"" if os.read(file, 1) in (b"", b"\n") else b"\n"
-            data = line_end + "".join(account_line(*pair) for pair in accounts.items()).encode()
-            try:
-                write_all(file, data)
-                os.fsync(file)
-            except OSError:
-                with contextlib.suppress(OSError):  # then the line is torn, as by a crash
-                    os.ftruncate(file, before.st_size)
-                raise
-            after = os.fstat(file)
-            if fingerprint_of(before) == self.seen and after.st_size == before.st_size + len(data):
-                self.seen = fingerprint_of(after)  # else somebody wrote to it just now: look again
-            return is_named(file, self.path)
-        finally:
-            os.close(file)
 
-    def _replace(self, lines: Sequence[str]) -> bool:
+    def _replace(self, text: str) -> bool:
         """Put a new file in the place of the old in one atomic step, mode and owner kept.
 
-        Return False if somebody has changed the old one since it was read. Raises OSError. Either
-        way the file is then as it was.
+        Return False if somebody has changed the old one since it was read. Raises OSError.
         """
         temporary = self.path.with_name(f".{self.name}.new")
         temporary.unlink(missing_ok=True)  # left by a crash; ours alone, as the lock is
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
         try:
-            try:
+            with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
                 if self.seen is not None and hasattr(os, "fchown"):
                     old = os.stat(self.path)
                     if (old.st_uid, old.st_gid) != (os.getuid(), os.getgid()):
                         os.fchown(file, old.st_uid, old.st_gid)
                     # That others may read the hashes is a default, and nobody's wish.
                     os.fchmod(file, 0o600 if old.st_mode & stat.S_IROTH else old.st_mode & 0o7777)
-                write_all(file, "\n".join(lines).encode(errors="surrogateescape"))
-                os.fsync(file)
-            finally:
-                os.close(file)
+                write_synced(file, text.encode(errors="surrogateescape"))
             # Somebody who saves between this look and the next call is overwritten: no system
             # offers to replace a file only if it is still the same.
             if self._look() != self.seen:
@@ -1906,6 +1787,16 @@ class Accounts:
         self.seen = self._look()
         sync_folder(self.path.parent)
         return True
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """Open a file, its owner's alone if it is new, and close it after the block."""
+    file = os.open(path, flags | OPEN_FLAGS, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def lock_descriptor(file: int) -> None:
@@ -1932,29 +1823,27 @@ def is_named(file: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))
 
 
-def write_all(file: int, data: bytes) -> None:
+def write_synced(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+    os.fsync(file)
 
 
 def sync_folder(path: Path) -> None:
     """Make a new name durable, where the system and the file system offer that."""
     if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(folder)
+        with opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
+            try:
+                os.fsync(folder)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                    raise
 
 
 # --------------------------------------------------------------------------------------------------
 # Server: listens, accepts, and stops. It has the main thread to itself, so that a signal is heard
 # at once whatever the rest is doing.
-# --------------------------------------------------------------------------------------------------
 
 
 class Server:
@@ -1969,30 +1858,25 @@ class Server:
         self.courier = Courier()
         self.room = Room(self.courier, display, options.max_clients, options.history)
         self.hashing = Hashing()
-        self.services = Services(
-            *(self.room, self.courier, display, accounts, self.hashing, not options.no_newuser),
-            lines=Allowance(BURST, 1 / options.rate if options.rate else 0.0),
-            failures=Allowance(FAILURES, FAILURE_SECONDS),
-            new_accounts=Allowance(NEW_ACCOUNTS, FAILURE_SECONDS),
-        )
+        self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)  # by user
+        self.failures = Allowance(FAILURES, FAILURE_SECONDS)  # by UserID and address
+        self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)  # by address
         self.stopping = threading.Event()
         self.short_of_descriptors = False
+        self.courier_ended = False
         self.courier_thread = threading.Thread(target=self._run_courier, daemon=True)
         self.wakeful, self.waker = wake_up_pair()
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.wakeful, selectors.EVENT_READ)
-        self.selector.register(self.listener, selectors.EVENT_READ)
 
     def serve(self) -> bool:
         """Run the room until a signal stops it; return whether all went well."""
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        handle_signals(self._on_stop, self._on_hangup)
+        handle_signals(self._on_stop)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self._announce()
-        while not self.stopping.is_set():
+        while not (self.stopping.is_set() or self.courier_ended):
             now = time.monotonic()
-            self.selector.select(self.room.expire(now) - now)
+            select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
             drain(self.wakeful)
             if not self.stopping.is_set():
                 self._accept_all()
@@ -2009,24 +1893,21 @@ class Server:
         reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
         other_port = f" --port {port}" if port != PORT else ""
         self.display.show(f"Others join with: python client.py --host {reached}{other_port}")
-        known = ", ".join(name for name in SHIPPED if self.accounts.is_as_shipped(name))
+        records = self.accounts.records
+        known = [name for name, end in SHIPPED.items() if records.get(name, "").endswith(end)]
         if known:
             reason = "they have the passwords that came with this program"
-            self.display.show(f"Anyone can log in as {known}: {reason}.")
+            self.display.show(f"Anyone can log in as {', '.join(known)}: {reason}.")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping.set()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
-    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        if self.display.log is not None:
-            self.display.log.is_stale = True
-
     def _run_courier(self) -> None:
         try:
             self.courier.run()
-        finally:  # without it the server must end rather than stand dumb
-            self.stopping.set()
+        finally:
+            self.courier_ended = True
             self.waker.send(b"!")
 
     def _watch(self) -> None:
@@ -2034,19 +1915,24 @@ class Server:
 
         def hash_all(passwords: Sequence[str]) -> list[str]:
             run = partial(self.hashing.run, Hashing.NEW_ACCOUNT, b"")
-            return [str(run(partial(hash_password, password))) for password in passwords]
+            return [run(partial(hash_password, password)) for password in passwords]
 
-        generation = 0
+        known = None
         while not self.stopping.wait(WATCH_SECONDS):
             self.display.tell_unshown()
             if self.room.users:
                 self.accounts.tidy(hash_all)
-                if self.accounts.is_settled() and generation != self.accounts.generation:
-                    generation = self.accounts.generation
-                    self.room.show_the_door(self.accounts.records.__contains__)
+                if self.accounts.is_settled() and known is not self.accounts.records:
+                    known = self.accounts.records
+                    self.room.show_the_door(known.__contains__)
 
     def _accept_all(self) -> None:
         for _ in range(LOBBY):  # then back to look at the clock and for signals
+            most = len(self.room.users) + max(len(self.room.lobby), LOBBY) + LOBBY
+            if len(self.courier.outboxes) > most:
+                # More come than go. The threads of the evicted must end first, or they pile up.
+                select.select([self.wakeful], [], [], DRAIN_PAUSE)
+                return
             try:
                 connection, address = self.listener.accept()
             except BlockingIOError:
@@ -2067,7 +1953,7 @@ class Server:
 
     def _start_session(self, connection: socket.socket, host: str, port: int) -> None:
         configure(connection)
-        session = Session(self.services, connection, host, port)
+        session = Session(self, connection, host, port)
         self.room.arrive(session.visitor)
         try:
             # threading.Thread waits for each to start, and keeps 3 kB for it that nobody asks for.
@@ -2079,6 +1965,7 @@ class Server:
 
     def _stop(self) -> bool:
         deadline = time.monotonic() + STOP_SECONDS
+        went_well = not self.courier_ended
         self.stopping.set()
         self.listener.close()
         self.room.close()
@@ -2086,7 +1973,7 @@ class Server:
         self.courier_thread.join(STOP_SECONDS)
         for writer in self.display.writers:
             writer.close(max(0.2, deadline - time.monotonic()))
-        return not self.courier.broken
+        return went_well
 
 
 # What accept fails with when something has run out: descriptors here or in all, memory.
@@ -2114,8 +2001,9 @@ def listen(host: str, port: int) -> socket.socket:
     both = host == "::" and socket.has_dualstack_ipv6()
     create = partial(socket.create_server, address[:2], family=family, backlog=LISTEN_BACKLOG)
     listener = create(dualstack_ipv6=both)
-    # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
-    set_option(listener, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    with contextlib.suppress(OSError):  # done without, where a system refuses it
+        # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     listener.setblocking(False)
     return listener
 
@@ -2127,12 +2015,8 @@ def configure(connection: socket.socket) -> None:
         level = socket.IPPROTO_TCP if name.startswith("TCP_") else socket.SOL_SOCKET
         number = TCP_RTO_MAX_MS if name == "TCP_RTO_MAX_MS" else getattr(socket, name, None)
         if number is not None:
-            set_option(connection, level, number, value)
-
-
-def set_option(connection: socket.socket, level: int, option: int, value: int) -> None:
-    with contextlib.suppress(OSError):  # refused, or reset before it was looked at
-        connection.setsockopt(level, option, value)
+            with contextlib.suppress(OSError):  # refused, or reset before it was looked at
+                connection.setsockopt(level, number, value)
 
 
 def address_of_this_machine() -> str:
@@ -2148,30 +2032,22 @@ def address_of_this_machine() -> str:
     return name
 
 
-def handle_signals(
-    stop: Callable[[int, FrameType | None], None], hang_up: Callable[[int, FrameType | None], None]
-) -> None:
+def handle_signals(stop: Callable[[int, FrameType | None], None]) -> None:
     """Stop at Ctrl-C, SIGTERM, Windows' Ctrl-Break and a closed terminal.
 
     What was ignored at the start (nohup, a script's `&`) stays ignored. Without a terminal, SIGHUP
-    is logrotate's: it has the log opened again.
+    is logrotate's, and it asks for nothing that the next write to the log does not do anyway.
     """
     is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
-    handlers = {"SIGINT": stop, "SIGTERM": stop, "SIGBREAK": stop}
-    for name, handler in {**handlers, "SIGHUP": stop if is_at_terminal else hang_up}.items():
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
+            is_for_log = name == "SIGHUP" and not is_at_terminal
+            signal.signal(number, signal.SIG_IGN if is_for_log else stop)
 
 
 # --------------------------------------------------------------------------------------------------
-# Main:
-#   1. read the options, and users.txt
-#   2. listen
-#   3. start the courier, and the writers for the display and the log
-#   4. accept, a thread for each connection, until Ctrl-C or SIGTERM
-#   5. tell everyone, deliver what is owed, close
-# --------------------------------------------------------------------------------------------------
+# Main: options, users.txt, listen; then serve until Ctrl-C or SIGTERM.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -2180,7 +2056,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(hashlib, "scrypt"):
         complain("server.py: this Python was built without scrypt (hashlib). Use another one.")
         return 1
-    handle_signals(signal.default_int_handler, signal.default_int_handler)  # until serve's own
+    handle_signals(signal.default_int_handler)  # until serve's own
     raise_descriptor_limit(options.max_clients)
     threading.stack_size(THREAD_STACK)
     display = Display()
@@ -2214,9 +2090,7 @@ Number = TypeVar("Number", int, float)
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    text = (
-        "A chat room. Join it with client.py, or with nc; anyone can make an account with newuser."
-    )
+    text = "A chat room. Join it with client.py or nc; anyone can make an account with newuser."
     parser = argparse.ArgumentParser(prog="server.py", description=text)
     add = parser.add_argument
     size, history = number(int, 1, 1_000_000), number(int, 0, 100_000)

@@ -94,7 +94,7 @@ class AccountsTest(unittest.TestCase):
             record = server.account_line(userid, f"$scrypt$ln=14,r=8,p=1${server.SHIPPED[userid]}")
             accounts = self.load(record)
             self.assertTrue(accounts.verify(userid, password))
-            self.assertTrue(accounts.is_as_shipped(userid))
+            self.assertTrue(accounts.records[userid].endswith(server.SHIPPED[userid]))
             accounts.close()
         users = server.read_users(USERS.read_bytes(), "users.txt")
         self.assertEqual(users.plain, {})

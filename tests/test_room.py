@@ -22,7 +22,7 @@ class Listener:
         self.lost: list[str] = []
         outbox = server.Outbox(theirs, self.lose)
         network = server.network_of(host)
-        self.visitor = server.Visitor(outbox, f"{host}:9", network, counted_by=network)
+        self.visitor = server.Visitor(outbox, f"{host}:9", network)
 
     def lose(self, reason: str) -> None:
         self.lost.append(reason)

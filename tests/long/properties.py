@@ -877,13 +877,13 @@ class Office:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        write_all = server.write_all
+        write_all = server.write_synced
 
         def write_in_time(file: int, data: bytes) -> None:
             write_all(file, data)
             os.utime(file, (self.clock.now, self.clock.now))
 
-        patched = mock.patch("server.write_all", write_in_time)
+        patched = mock.patch("server.write_synced", write_in_time)
         with mock.patch("server.time", self.clock), patched:
             self.accounts = server.Accounts(self.path, self.mistakes.append)
             self.accounts.open()

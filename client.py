@@ -36,7 +36,6 @@ import re
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 import unicodedata
@@ -234,6 +233,8 @@ def fold(text: str, columns: int) -> str:
     a new row. Where not all of such a word is ASCII, as in scripts without spaces, it is broken
     here: it could hold something that looks like a space.
     """
+    if width_of(text) <= columns:
+        return text
     rows, used = [""], 0
     for word in re.findall(r"\s+|\S+", text):
         is_too_long = width_of(word) > columns - len(INDENT) and not word.isspace()
@@ -259,38 +260,25 @@ class Layout:
     """Text broken into rows of at most `columns` cells, and the cursor's place among them."""
 
     def __init__(self, text: str, cursor: int, columns: int) -> None:
-        self.columns = columns
         self.rows = [""]
         self.widths = [0]
         self.cursor_row = self.cursor_column = 0
-        for index, character in enumerate(text):
+        for index, character in enumerate([*text, ""]):
             shown = visible(character)
-            width = len(shown) if len(shown) > 1 else cells(shown)
-            if self.widths[-1] + width > columns:
-                self.add_row()
+            width = cells(shown) if len(shown) == 1 else len(shown)
+            # A row is full for the cursor behind the text, too.
+            if self.widths[-1] + (width if character else 1) > columns:
+                self.rows.append("")
+                self.widths.append(0)
             if index == cursor:
-                self.place_cursor()
-            self.add(shown, width)
-        if self.widths[-1] >= columns:  # the cursor has no room behind a full row
-            self.add_row()
-        if cursor == len(text):
-            self.place_cursor()
-
-    def add_row(self) -> None:
-        self.rows.append("")
-        self.widths.append(0)
-
-    def add(self, shown: str, width: int) -> None:
-        self.rows[-1] += shown
-        self.widths[-1] += width
-        # Terminals do not agree on the width of joined emoji and the like. Naming the column after
-        # every unusual character keeps the rest of the row in its place whatever they think.
-        if width != len(shown) and self.widths[-1] < self.columns:
-            self.rows[-1] += to_column(self.widths[-1])
-
-    def place_cursor(self) -> None:
-        self.cursor_row = len(self.rows) - 1
-        self.cursor_column = min(self.widths[-1], self.columns - 1)
+                self.cursor_row = len(self.rows) - 1
+                self.cursor_column = min(self.widths[-1], columns - 1)
+            self.rows[-1] += shown
+            self.widths[-1] += width
+            # Terminals do not agree on the width of joined emoji and the like. Naming the column
+            # after every unusual character keeps the rest of the row in its place in any case.
+            if width != len(shown) and self.widths[-1] < columns:
+                self.rows[-1] += to_column(self.widths[-1])
 
     def rewrapped_rows_above(self, columns: int) -> int:
         """Return the rows above the cursor's in a window that has broken rows too long for it."""
@@ -438,6 +426,7 @@ class Terminal:
         self.is_editing = is_editing
         self.is_terminal = os.isatty(0)
         self.found = termios.tcgetattr(0) if HAS_TERMIOS and self.is_terminal else None
+        self.is_changed = False
         self.waker, self.waiting = socket.socketpair()
         self.waker.setblocking(False)
         self.waiting.setblocking(False)
@@ -464,8 +453,9 @@ class Terminal:
 
     def give_back(self) -> None:
         """Leave the terminal as it was found."""
-        if self.found:
+        if self.found and self.is_changed:
             self.set(self.found, PASTE_OFF if self.is_editing else b"")
+            self.is_changed = False
 
     def hide_typing(self) -> None:
         """Have a terminal that echoes by itself echo nothing but the end of a line."""
@@ -475,6 +465,7 @@ class Terminal:
             self.set(hidden)
 
     def set(self, settings: list[int | list[bytes | int]], sequence: bytes = b"") -> None:
+        self.is_changed = True
         # A terminal that was hung up is no error here: reading will tell.
         with contextlib.suppress(termios.error):
             termios.tcsetattr(0, termios.TCSANOW, settings)
@@ -662,10 +653,6 @@ class History:
         if text.strip() and text not in self.lines[-1:] and not is_secret(text):
             self.lines = [*self.lines, text][-MAX_HISTORY:]
 
-    def leave(self) -> None:
-        """Go back below the newest line, with nothing typed there."""
-        self.place, self.draft = len(self.lines), ""
-
     def go_to(self, place: int, text: str) -> str:
         """Return the line at a place, or the nearest; `text` is what is typed now."""
         if self.place == len(self.lines):
@@ -790,7 +777,7 @@ class Editor:
     def start_line(self) -> None:
         self.is_done = False
         self.line = Line()
-        self.history.leave()
+        self.history.place, self.history.draft = len(self.history.lines), ""
 
     def end_line(self, result: bytes | None, mark: str = "") -> None:
         """Leave the line on the screen as it is, with a mark behind it."""
@@ -1032,9 +1019,10 @@ def ask_password(prompt: str) -> bytes | None:
 # here and at the server, instead of being said over the next minutes.
 # --------------------------------------------------------------------------------------------------
 
-# struct linger: on or off, and seconds; its fields are shorter on Windows.
-LINGER = "hh" if sys.platform == "win32" else "ii"
-RESET_AT_CLOSE, SEND_ALL_AT_CLOSE = struct.pack(LINGER, 1, 0), struct.pack(LINGER, 0, 0)
+# struct linger: on or off, and 0 seconds; its fields are shorter on Windows.
+FIELD = 2 if sys.platform == "win32" else 4
+RESET_AT_CLOSE = (1).to_bytes(FIELD, sys.byteorder) + bytes(FIELD)
+SEND_ALL_AT_CLOSE = bytes(2 * FIELD)
 TCP_OPTIONS = {
     socket.TCP_NODELAY: 1,
     # A network that forwards no more is noticed: half a minute idle, then three probes.
@@ -1080,12 +1068,8 @@ class Connection:
 
     # The receiver.
 
-    def start(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
-        """Have the receiver call `show` with all lines that are there at a time, `end` at last."""
-        arguments = (show, end)
-        threading.Thread(target=self.receive, args=arguments, name="receiver", daemon=True).start()
-
     def receive(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
+        """Call `show` with all lines that are there at a time, and `end` at the end."""
         if hasattr(signal, "pthread_sigmask"):  # signals are the main thread's business
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -1115,8 +1099,9 @@ class Connection:
             info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
         except (AttributeError, OSError):
             return False
-        unacknowledged, milliseconds = map(int, struct.unpack_from("=I28xI", info, 24))
-        return unacknowledged > 0 and milliseconds > UNHEARD * 1000
+        milliseconds = int.from_bytes(info[56:60], sys.byteorder)  # since the last one came
+        is_waiting = info[24:28] != bytes(4)  # tcpi_unacked
+        return is_waiting and milliseconds > UNHEARD * 1000
 
     # Sending.
 
@@ -1162,7 +1147,7 @@ class Connection:
                 unacknowledged = fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4))
                 count += int.from_bytes(unacknowledged, sys.byteorder)
         start = self.recent.rfind(b"\n", 0, len(self.recent) - count) + 1
-        return self.recent[start:].splitlines()
+        return self.recent[start:].split(b"\n")[:-1]
 
     def log_out(self) -> float:
         """Ask to be logged out; return how many seconds the server may take to answer that."""
@@ -1331,7 +1316,8 @@ class Client:
         except Gone:
             if isinstance(self.connection.failure, OutputClosed):
                 raise self.connection.failure from None
-            self.reader.drop_typed_ahead()  # first: it was typed before anybody could read of it
+            if self.terminal.is_terminal:
+                self.reader.drop_typed_ahead()  # it was typed before anybody could read of this:
             self.tell_of_loss()
             self.is_lost = True
             return self.terminal.is_terminal
@@ -1408,7 +1394,8 @@ class Client:
         self.room = Room()
         if self.terminal.is_terminal:
             self.tell(f"Connected to {self.address}. Type help for the commands.")
-        self.connection.start(self.show, self.end)
+        receive = self.connection.receive
+        threading.Thread(target=receive, args=(self.show, self.end), daemon=True).start()
 
     def show(self, lines: list[str]) -> None:
         for line in lines:

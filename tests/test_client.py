@@ -639,6 +639,29 @@ class PipeTest(unittest.TestCase):
                 self.assertEqual(output.decode(), f"{farewell}\n")
                 self.assertEqual(errors.decode(), f"Disconnected from 127.0.0.1:{server.port}.\n")
 
+    def test_a_lost_connection_leaves_the_rest_of_the_input_alone(self) -> None:
+        with FakeServer() as server, subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
+            assert yes.stdout is not None
+            with ClientProcess(server, yes.stdout.fileno()) as process:
+                server.die()
+                status, _, errors = process.finish()
+            yes.kill()
+        self.assertEqual(status, 1)
+        self.assertEqual(errors.decode(), f"Connection to 127.0.0.1:{server.port} lost.\n")
+
+    def test_the_lines_of_a_pipe_that_never_arrived_are_named(self) -> None:
+        with tempfile.TemporaryFile() as script:
+            script.write(LOGIN + b"send all hello\n" * 400_000)
+            script.seek(0)
+            with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
+                wait_until_full(server.client)
+                server.reset()
+                status, _, errors = process.finish()
+        self.assertEqual(status, 1)
+        lines = errors.decode().splitlines()
+        self.assertEqual(lines[0], f"Connection to 127.0.0.1:{server.port} lost.")
+        self.assertEqual(lines[1:], ["Not delivered: send all hello"] * 5)
+
     def test_standard_input_may_be_a_file(self) -> None:
         with tempfile.TemporaryFile() as script:
             script.write(LOGIN)

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyte
@@ -372,10 +372,10 @@ def all_rows(screen: pyte.HistoryScreen) -> list[str]:
 class Tmux:
     """A client in a real terminal, in a tmux server of our own."""
 
-    def __init__(self, server: FakeServer, columns: int) -> None:
+    def __init__(self, server: FakeServer, columns: int, options: Sequence[str] = ()) -> None:
         self.folder = tempfile.mkdtemp(prefix="chatroom-")
         self.socket = str(Path(self.folder) / "tmux")
-        client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port)])
+        client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port), *options])
         command = f"TERM=tmux {client}; echo status $?; read end"
         self.run(*("-f", os.devnull, "new-session", "-d", "-x", str(columns), "-y", "12", command))
         server.accept()
@@ -504,17 +504,46 @@ CAPTURES = {
 
 def print_captures() -> None:
     for title, (text, back) in CAPTURES.items():
-        with FakeServer() as server:
-            tmux = Tmux(server, 60)
-            try:
-                server.say("login confirmed", "Beth joins.")
-                tmux.type(text, *["Left"] * back)
-                print(f"{title}, before:\n{capture(tmux, text)}")
-                server.say("Beth: hello Tom", "David (to Tom): " + "wait for me " * 5)
-                tmux.wait_for(lambda tmux=tmux: "wait for me" in "".join(tmux.rows()))  # type: ignore[misc]
-                print(f"{title}, after two lines have arrived:\n{capture(tmux, text)}")
-            finally:
-                tmux.close()
+        with captured() as (server, tmux):
+            server.say("login confirmed", "Beth joins.")
+            tmux.type(text, *["Left"] * back)
+            print(f"{title}, before:\n{capture(tmux, text)}")
+            server.say("Beth: hello Tom", "David (to Tom): " + "wait for me " * 5)
+            shown = capture(tmux, "wait for me " * 5 + text)
+            print(f"{title}, after two lines have arrived:\n{shown}")
+    with captured() as (server, tmux):
+        print(f"The first minute:\n{capture(tmux, tmux.greeting)}")
+        tmux.type("hello everybody", "Enter")
+        print(f"After an unknown command:\n{capture(tmux, 'To speak: send all Message.')}")
+    with captured() as (server, tmux):
+        server.say("login confirmed", "Beth: when is it due?")
+        tmux.type("send all on Fri")
+        print(f"A line half typed:\n{capture(tmux, 'send all on Fri')}")
+        server.die()
+        print(f"The server is gone:\n{capture(tmux, 'Ctrl-D to end. > send all on Fri')}")
+        tmux.type("", "Enter")
+        server.accept()
+        print(f"It is back, after Enter:\n{capture(tmux, tmux.greeting + ' >')}")
+        tmux.type("login Tom Tom11", "Enter")
+        server.say("login confirmed")
+        tmux.type("", "Up")
+        print(f"After a login, and Up:\n{capture(tmux, 'confirmed > send all on Fri')}")
+    with captured() as (server, tmux):
+        server.say("Beth: I think I have it" + " " * 90 + "David: I give up")
+        print(f"Padding:\n{capture(tmux, 'David: I give up >')}")
+    with captured("--time") as (server, tmux):
+        server.say("Tom (at 09:58): good morning", "Beth joins.", "Beth: hi", "Beth (to Tom): psst")
+        print(f"With --time:\n{capture(tmux, 'psst >')}")
+
+
+@contextlib.contextmanager
+def captured(*options: str) -> Iterator[tuple[FakeServer, Tmux]]:
+    with FakeServer() as server:
+        tmux = Tmux(server, 60, options)
+        try:
+            yield server, tmux
+        finally:
+            tmux.close()
 
 
 def capture(tmux: Tmux, text: str) -> str:

@@ -44,7 +44,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType, SimpleNamespace
 
 try:
-    import fcntl
     import termios
 
     HAS_TERMIOS = True
@@ -103,10 +102,7 @@ class UnknownCommand(Denied):
 
 
 def decode(line: bytes) -> str:
-    """Return a typed line as text, without a CR at its end.
-
-    line: any bytes, without the LF. Raises Denied if it is too long or not UTF-8.
-    """
+    """Return a line as text, without a CR at its end. Raises Denied: too long, or not UTF-8."""
     line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
         raise Denied(f"Denied. Line longer than {MAX_LINE} bytes.")
@@ -196,6 +192,8 @@ class OutputClosed(Exception):
 
 def visible(text: str) -> str:
     """Return text that a terminal shows and never obeys: harmful characters are spelled out."""
+    if text.isascii() and text.isprintable():  # as mostly; and the prompt needs no pattern
+        return text
     return re.sub(HARMFUL, lambda found: spell(found[0]), text)
 
 
@@ -298,7 +296,7 @@ def to_column(column: int) -> str:
 
 
 class Screen:
-    """Standard output. Any thread may call show, edit, finish, clear and close.
+    """Standard output. Any thread may call show, edit, finish and clear.
 
     is_editing: it is a terminal that understands escape sequences, and the Editor draws on it;
     otherwise lines and a bare prompt are all that is ever written.
@@ -344,11 +342,6 @@ class Screen:
         with self.lock:
             self.layout = None
             self.write(CLEAR_SCREEN + self.draw())
-
-    def close(self) -> None:
-        """Leave what there is of a prompt, and the cursor below it."""
-        if self.prompt:
-            self.finish(self.prompt, self.text)
 
     def dress(self, line: str, colour: str, stamp: str) -> str:
         text = stamp + visible(line)
@@ -471,11 +464,6 @@ class Terminal:
             termios.tcsetattr(0, termios.TCSANOW, settings)
         with contextlib.suppress(OSError):
             os.write(1, sequence)
-
-    def ask(self, question: str) -> None:
-        """Write to the terminal itself, wherever standard output leads."""
-        with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
-            terminal.write(question)
 
     def read(self) -> bytes:
         """Return what standard input has, b"" at its end."""
@@ -675,10 +663,7 @@ def is_secret(text: str) -> bool:
 
 
 class Editor:
-    """The line being typed at a terminal.
-
-    complete: returns what the last word of a text may become.
-    """
+    """The line being typed at a terminal. complete: returns what a text's last word may become."""
 
     def __init__(
         self, screen: Screen, terminal: Terminal, complete: Callable[[str], list[str]]
@@ -968,9 +953,10 @@ class PlainLines:
         if not HAS_TERMIOS:
             return ask_password(prompt)
         self.terminal.hide_typing()
-        if not self.has_prompt:  # as in `client.py | tee log`
-            self.terminal.ask(prompt)
         try:
+            if not self.has_prompt:  # as in `client.py | tee log`: ask on the terminal itself
+                with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
+                    terminal.write(prompt)
             return self.read_line(prompt)
         finally:
             self.terminal.give_back()
@@ -1143,6 +1129,8 @@ class Connection:
         """Return the lines that have not reached the other machine, as far as one can know."""
         count = len(self.unsent)
         if IS_LINUX and HAS_TERMIOS:
+            import fcntl
+
             with contextlib.suppress(OSError):  # SIOCOUTQ, which is TIOCOUTQ there
                 unacknowledged = fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4))
                 count += int.from_bytes(unacknowledged, sys.byteorder)
@@ -1280,18 +1268,18 @@ class Client:
             return 1
         finally:
             self.terminal.give_back()
-            with contextlib.suppress(OutputClosed):
-                self.screen.close()
+            if self.screen.prompt:
+                with contextlib.suppress(OutputClosed):  # the prompt stays, the cursor goes below
+                    self.screen.finish(self.screen.prompt, self.screen.text)
 
     def handle_signals(self) -> None:
-        if not self.terminal.is_terminal:
-            set_handler(signal.SIG_DFL, "SIGINT")  # end as any program in a pipe does
-            return
-        if self.is_editing:
-            set_handler(leave_to_wait, "SIGINT", "SIGCONT", "SIGWINCH")
-        else:
-            set_handler(end_by_signal, "SIGINT")
         set_handler(end_by_signal, "SIGTERM", "SIGHUP")
+        if self.is_editing:  # Terminal.wait returns these
+            set_handler(lambda _number, _frame: None, "SIGINT", "SIGCONT", "SIGWINCH")
+        elif self.terminal.is_terminal:
+            set_handler(end_by_signal, "SIGINT")
+        else:
+            set_handler(signal.SIG_DFL, "SIGINT")  # end as any program in a pipe does
 
     # The conversation.
 
@@ -1484,10 +1472,6 @@ class Client:
                 break
             self.connection.flush()
         return False
-
-
-def leave_to_wait(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: Terminal.wait returns the signal."""
 
 
 def end_by_signal(number: int, _frame: FrameType | None) -> None:

@@ -718,6 +718,15 @@ class PipeTest(unittest.TestCase):
             self.assertEqual((status, errors), (-signal.SIGINT, b""))
             self.assertEqual(server.hear_reset(), [])
 
+    def test_a_signal_to_end_gives_128_and_its_number(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number), FakeServer() as server, ClientProcess(server) as process:
+                process.type(LOGIN)
+                server.hear()
+                process.process.send_signal(number)
+                self.assertEqual(process.process.wait(PATIENCE), 128 + number)
+                self.assertEqual(server.hear_reset(), [])
+
     def test_a_killed_client_is_a_reset_and_holds_back_little_of_what_was_typed(self) -> None:
         with tempfile.TemporaryFile() as script:
             script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 100_000)

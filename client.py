@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The command-line client of a small chat room.
 
-    python client.py [--host 127.0.0.1] [--port 14850]
+    python client.py [--host 127.0.0.1] [--port 14850] [--time] [--bell]
 
 Type commands at the prompt; `help` lists them. What others say appears above the line being
 typed, which stays as it was. What cannot be a command is refused here, in the server's own words,
@@ -36,12 +36,12 @@ import re
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FrameType, SimpleNamespace
 
 try:
     import termios
@@ -57,11 +57,12 @@ PROMPT = "> "
 MAX_LINE = 2048  # bytes in a command, without its line end; the server refuses more
 LONGEST_SHOWN = 256 * 1024  # characters; a longer line is shown in pieces: memory has a bound
 MAX_HISTORY = 1000  # lines
-CONNECT_WAIT = 10.0  # seconds
-LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after logout...
-PACED_FROM = 20  # lines: what is sent beyond these at a time, a server reads slowly...
-SLOWEST_PACE = 5  # ...but at least so many lines a second, so that it may take longer to log out
 SEND_BUFFER = 4096  # bytes (Linux takes twice that): what is in it, Ctrl-C cannot call back
+CONNECT_WAIT = 10.0  # seconds
+UNHEARD = 60.0  # seconds that the server's machine may leave what was sent unacknowledged
+LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after logout, and more if
+PACED_FROM = 20  # lines or more were sent at a time: it reads them at its own pace, but
+SLOWEST_PACE = 5  # lines a second at least
 
 HELP = """\
 login UserID Password    join the room; a password left out is asked for unseen
@@ -85,6 +86,7 @@ USAGE = {
     "who": "who",
     "logout": "logout",
 }
+USERID, PASSWORD = ("UserID", 3, 32), ("Password", 4, 8)  # and their lengths in code points
 SEPARATORS = " \u00a0\u3000"  # some keyboards make the last two where a space was meant
 # C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates:
 # whatever could move a reader's cursor or make a line look like another's.
@@ -95,11 +97,12 @@ class Denied(Exception):
     """A refusal; its text is the whole line that the user reads."""
 
 
-def decode(line: bytes) -> str:
-    """Return a typed line as text, without a CR at its end.
+class UnknownCommand(Denied):
+    """The refusal after which a newcomer is told how to speak."""
 
-    line: any bytes, without the LF. Raises Denied if it is too long or not UTF-8.
-    """
+
+def decode(line: bytes) -> str:
+    """Return a line as text, without a CR at its end. Raises Denied: too long, or not UTF-8."""
     line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
         raise Denied(f"Denied. Line longer than {MAX_LINE} bytes.")
@@ -122,17 +125,17 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
         return ()
     if command not in USAGE:
         shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", word[:32])
-        raise Denied(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
+        raise UnknownCommand(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
     if command in ("send", "who") and not is_logged_in:
         raise Denied("Denied. Please login first.")
     if command == "send":
-        return check_send(rest)
+        return check_send(rest or "")
     words = words_of(text)
     if len(words) != len(USAGE[command].split()):
         raise Denied(f"Usage: {USAGE[command]}")
     if command in ("login", "newuser"):
-        check_userid(words[1])
-        check_password(words[2])
+        check_length(words[1], *USERID)
+        check_length(words[2], *PASSWORD)
     return (command, *words[1:])
 
 
@@ -146,32 +149,22 @@ def words_of(text: str) -> list[str]:
     return [word for word in re.split(f"[{SEPARATORS}]+", text) if word]
 
 
-def check_send(rest: str | None) -> tuple[str, str, str]:
-    recipient, message = cut_word(rest or "")
+def check_send(rest: str) -> tuple[str, str, str]:
+    recipient, message = cut_word(rest)
     if message is None:
         raise Denied(f"Usage: {USAGE['send']}")
-    message = message.strip()
-    if not 1 <= len(message) <= 256:
+    if not 1 <= len(message.strip()) <= 256:
         raise Denied("Denied. Message must be 1 to 256 characters.")
-    return "send", recipient, message
+    return "send", recipient, message.strip()
 
 
-def check_userid(userid: str) -> None:
-    if not 3 <= normal_length(userid, 128) <= 32:
-        raise Denied("Denied. UserID must be 3 to 32 characters.")
-
-
-def check_password(password: str) -> None:
-    if not 4 <= normal_length(password, 32) <= 8:
-        raise Denied("Denied. Password must be 4 to 8 characters.")
-
-
-def normal_length(text: str, bound: int) -> int:
-    """Return the code points of a text in NFC; of one over the bound, all that it has.
-
-    Normalising takes time that grows with the square of the length of a run of marks.
-    """
-    return len(text) if len(text) > bound else len(unicodedata.normalize("NFC", text))
+def check_length(text: str, what: str, least: int, most: int) -> None:
+    """Raise Denied unless text has `least` to `most` code points in NFC."""
+    # No letter is more than four code points before. What has more is not even normalised: that
+    # takes time that grows with the square of a run of marks.
+    length = len(text) if len(text) > 4 * most else len(unicodedata.normalize("NFC", text))
+    if not least <= length <= most:
+        raise Denied(f"Denied. {what} must be {least} to {most} characters.")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -182,14 +175,15 @@ def normal_length(text: str, bound: int) -> int:
 
 DIM, BOLD, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
-PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
+BELL = "\a"
+INDENT = "  "
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
 CAME_OR_WENT = r"([^\s:,]{3,32}) (joins|left)\."
 PRIVATE = r"[^\s:,]{3,32} \(to [^\s:,]{3,32}\): .*"
+SAID_BEFORE = r"[^\s:,]{3,32} \(at \d\d:\d\d\): .*"
 USAGE_REPLIES = frozenset(f"Usage: {usage}" for usage in USAGE.values())
-WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
 
 
 class OutputClosed(Exception):
@@ -198,6 +192,8 @@ class OutputClosed(Exception):
 
 def visible(text: str) -> str:
     """Return text that a terminal shows and never obeys: harmful characters are spelled out."""
+    if text.isascii() and text.isprintable():  # as mostly; and the prompt needs no pattern
+        return text
     return re.sub(HARMFUL, lambda found: spell(found[0]), text)
 
 
@@ -223,47 +219,64 @@ def colour_of(line: str) -> str:
         return DIM
     if re.fullmatch(PRIVATE, line):
         return BOLD
-    if line.startswith("Denied. ") or line in USAGE_REPLIES:
-        return RED
-    return ""
+    is_refusal = line.startswith("Denied. ") and not re.fullmatch(SAID_BEFORE, line)
+    return RED if is_refusal or line in USAGE_REPLIES else ""
+
+
+def fold(text: str, columns: int) -> str:
+    """Return text broken between words into rows of at most `columns` cells, the further indented.
+
+    So no padding makes the rest of a message look like a line of its own. A word longer than a row
+    is left to the terminal to break, which keeps a web address in one piece; what follows it begins
+    a new row. Where not all of such a word is ASCII, as in scripts without spaces, it is broken
+    here: it could hold something that looks like a space.
+    """
+    if width_of(text) <= columns:
+        return text
+    rows, used = [""], 0
+    for word in re.findall(r"\s+|\S+", text):
+        is_too_long = width_of(word) > columns - len(INDENT) and not word.isspace()
+        for piece in word if is_too_long and not word.isascii() else [word]:
+            width = width_of(piece)
+            if used + width > columns and not (is_too_long and word.isascii() and used < columns):
+                rows.append(INDENT)
+                used = len(INDENT)
+                if word.isspace():
+                    continue
+            rows[-1] += piece
+            used = min(used + width, columns)
+    return "\n".join(rows)
+
+
+def width_of(text: str) -> int:
+    """Return how many columns a text takes at most."""
+    # Before U+FE0F, which asks for an emoji, some terminals draw two columns instead of one.
+    return len(text) if text.isascii() else sum(map(cells, text)) + text.count("\ufe0f")
 
 
 class Layout:
     """Text broken into rows of at most `columns` cells, and the cursor's place among them."""
 
     def __init__(self, text: str, cursor: int, columns: int) -> None:
-        self.columns = columns
         self.rows = [""]
         self.widths = [0]
         self.cursor_row = self.cursor_column = 0
-        for index, character in enumerate(text):
+        for index, character in enumerate([*text, ""]):
             shown = visible(character)
-            width = len(shown) if len(shown) > 1 else cells(shown)
-            if self.widths[-1] + width > columns:
-                self.add_row()
+            width = cells(shown) if len(shown) == 1 else len(shown)
+            # A row is full for the cursor behind the text, too.
+            if self.widths[-1] + (width if character else 1) > columns:
+                self.rows.append("")
+                self.widths.append(0)
             if index == cursor:
-                self.place_cursor()
-            self.add(shown, width)
-        if self.widths[-1] >= columns:  # the cursor has no room behind a full row
-            self.add_row()
-        if cursor == len(text):
-            self.place_cursor()
-
-    def add_row(self) -> None:
-        self.rows.append("")
-        self.widths.append(0)
-
-    def add(self, shown: str, width: int) -> None:
-        self.rows[-1] += shown
-        self.widths[-1] += width
-        # Terminals do not agree on the width of joined emoji and the like. Naming the column after
-        # every unusual character keeps the rest of the row in its place whatever they think.
-        if width != len(shown) and self.widths[-1] < self.columns:
-            self.rows[-1] += to_column(self.widths[-1])
-
-    def place_cursor(self) -> None:
-        self.cursor_row = len(self.rows) - 1
-        self.cursor_column = min(self.widths[-1], self.columns - 1)
+                self.cursor_row = len(self.rows) - 1
+                self.cursor_column = min(self.widths[-1], columns - 1)
+            self.rows[-1] += shown
+            self.widths[-1] += width
+            # Terminals do not agree on the width of joined emoji and the like. Naming the column
+            # after every unusual character keeps the rest of the row in its place in any case.
+            if width != len(shown) and self.widths[-1] < columns:
+                self.rows[-1] += to_column(self.widths[-1])
 
     def rewrapped_rows_above(self, columns: int) -> int:
         """Return the rows above the cursor's in a window that has broken rows too long for it."""
@@ -283,16 +296,16 @@ def to_column(column: int) -> str:
 
 
 class Screen:
-    """Standard output. Any thread may call show, edit, finish, clear, close and control.
+    """Standard output. Any thread may call show, edit, finish and clear.
 
-    editing: it is a terminal that understands escape sequences, and the Editor draws on it;
+    is_editing: it is a terminal that understands escape sequences, and the Editor draws on it;
     otherwise lines and a bare prompt are all that is ever written.
     All of them raise OutputClosed when nothing can be written any more.
     """
 
-    def __init__(self, editing: bool, coloured: bool) -> None:
-        self.editing = editing
-        self.coloured = coloured
+    def __init__(self, is_editing: bool) -> None:
+        self.is_editing = is_editing
+        self.is_coloured = is_editing and not os.environ.get("NO_COLOR")
         self.rewraps = os.environ.get("TERM", "").startswith("tmux")  # the one that surely does
         self.lock = threading.Lock()
         # Unbuffered: nothing waits in Python, so there is nothing to flush on any way out.
@@ -302,11 +315,14 @@ class Screen:
         self.cursor = 0
         self.layout: Layout | None = None  # how they were last drawn
 
-    def show(self, lines: list[str]) -> None:
-        """Print whole lines, above the prompt if there is one."""
+    def show(self, lines: list[str], colour: str = "", stamp: str = "", bell: str = "") -> None:
+        """Print whole lines, above the prompt if there is one.
+
+        colour: of all lines, instead of each one's own. stamp: stands dim before each line.
+        """
         with self.lock:
-            body = "".join(self.dress(line) for line in lines)
-            self.write(self.erase() + body + self.draw())
+            body = "".join(self.dress(line, colour or colour_of(line), stamp) for line in lines)
+            self.write(self.erase() + bell + body + self.draw())
 
     def edit(self, prompt: str, text: str = "", cursor: int = 0) -> None:
         """Draw prompt and text on the last rows; cursor is an index into text."""
@@ -318,7 +334,7 @@ class Screen:
     def finish(self, prompt: str, text: str, end: str = "\n") -> None:
         """Leave prompt and text behind as an ordinary line, and have no prompt any more."""
         with self.lock:
-            line = self.erase() + visible(prompt + text) if self.editing else ""
+            line = self.erase() + visible(prompt + text) if self.is_editing else ""
             self.prompt = self.text = ""
             self.write(line + end)
 
@@ -327,23 +343,20 @@ class Screen:
             self.layout = None
             self.write(CLEAR_SCREEN + self.draw())
 
-    def close(self) -> None:
-        """Leave what there is of a prompt, and the cursor below it."""
-        if self.prompt:
-            self.finish(self.prompt, self.text)
+    def dress(self, line: str, colour: str, stamp: str) -> str:
+        text = stamp + visible(line)
+        if self.is_editing:
+            text = fold(text, window_size()[0])
+        stamp, text = text[: len(stamp)], text[len(stamp) :]
+        return f"{self.paint(stamp, DIM)}{self.paint(text, colour)}\n"
 
-    def control(self, sequence: str) -> None:
-        with self.lock:
-            self.write(sequence)
-
-    def dress(self, line: str) -> str:
-        colour = colour_of(line) if self.coloured else ""
-        return f"{colour}{visible(line)}{PLAIN if colour else ''}\n"
+    def paint(self, text: str, colour: str) -> str:
+        return f"{colour}{text}{PLAIN}" if text and colour and self.is_coloured else text
 
     def erase(self) -> str:
         if not self.prompt:
             return ""
-        if not self.editing:
+        if not self.is_editing:
             return "\n"  # what was typed so far stays where it is, and in the terminal's hands
         if not self.layout:
             return ""
@@ -358,7 +371,7 @@ class Screen:
         return "\r" + (f"\x1b[{above}A" if above else "") + f" {CLEAR_BELOW}\r"
 
     def draw(self) -> str:
-        if not (self.prompt and self.editing):
+        if not (self.prompt and self.is_editing):
             return self.prompt
         columns, height = window_size()
         position = len(self.prompt) + self.cursor
@@ -387,6 +400,7 @@ class Screen:
 # nothing is interrupted half way.
 # --------------------------------------------------------------------------------------------------
 
+PASTE_ON, PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 GONE = 0  # not a signal's number
 
 
@@ -395,20 +409,29 @@ class Gone(Exception):
 
 
 class Terminal:
-    """Standard input, be it a terminal or not. For the main thread, but for `wake`."""
+    """Standard input, be it a terminal or not. For the main thread, but for `wake`.
 
-    def __init__(self) -> None:
+    is_editing: it is a terminal, and the Editor's from `take` to `give_back`, between two lines
+    too, or it would echo what is typed there. Any other terminal's settings stay as they are.
+    """
+
+    def __init__(self, is_editing: bool) -> None:
+        self.is_editing = is_editing
         self.is_terminal = os.isatty(0)
         self.found = termios.tcgetattr(0) if HAS_TERMIOS and self.is_terminal else None
+        self.is_changed = False
         self.waker, self.waiting = socket.socketpair()
         self.waker.setblocking(False)
         self.waiting.setblocking(False)
         # Without this, a signal just before a wait would only be seen after it.
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
 
-    def take(self) -> None:
-        """Have every key as it is pressed, and nothing done by the terminal itself."""
-        if self.found is None:
+    def take(self, interruptible: bool = False) -> None:
+        """Have every key as it is pressed, and nothing done by the terminal itself.
+
+        interruptible: but for Ctrl-C, which is a signal.
+        """
+        if not (self.found and self.is_editing):
             return
         raw = [*self.found[:6], [*self.found[6]]]
         raw[0] &= ~termios.IXON  # Ctrl-S and Ctrl-Q are keys, not a brake
@@ -417,30 +440,30 @@ class Terminal:
         raw[3] &= ~termios.IEXTEN  # Ctrl-V and Ctrl-O are keys
         # Ctrl-C and Ctrl-Z are keys: as signals they would overtake the lines typed before them,
         # and the kernel would throw those away.
-        raw[3] &= ~termios.ISIG
+        raw[3] &= ~(0 if interruptible else termios.ISIG)
         raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0  # a read returns with what is there
-        self.set(raw)
+        self.set(raw, PASTE_ON)
 
     def give_back(self) -> None:
-        """Leave the terminal's settings as they were found."""
-        if self.found is not None:
-            self.set(self.found)
+        """Leave the terminal as it was found."""
+        if self.found and self.is_changed:
+            self.set(self.found, PASTE_OFF if self.is_editing else b"")
+            self.is_changed = False
 
     def hide_typing(self) -> None:
-        """Have the terminal echo nothing but the end of a line."""
-        if self.found is not None:
+        """Have a terminal that echoes by itself echo nothing but the end of a line."""
+        if self.found:
             hidden = [*self.found]
             hidden[3] = (hidden[3] | termios.ECHONL) & ~termios.ECHO
             self.set(hidden)
 
-    def ask(self, question: str) -> None:
-        """Write to the terminal itself, wherever standard output leads."""
-        with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
-            terminal.write(question)
-
-    def set(self, settings: list[int | list[bytes | int]]) -> None:
-        with contextlib.suppress(termios.error):  # hung up: reading will tell
+    def set(self, settings: list[int | list[bytes | int]], sequence: bytes = b"") -> None:
+        self.is_changed = True
+        # A terminal that was hung up is no error here: reading will tell.
+        with contextlib.suppress(termios.error):
             termios.tcsetattr(0, termios.TCSANOW, settings)
+        with contextlib.suppress(OSError):
+            os.write(1, sequence)
 
     def read(self) -> bytes:
         """Return what standard input has, b"" at its end."""
@@ -452,14 +475,8 @@ class Terminal:
         except OSError:  # a terminal that was hung up
             return b""
 
-    def stop(self) -> None:
-        """Stop the whole job, as the kernel does for Ctrl-Z; return when it goes on."""
-        os.kill(0, signal.SIGTSTP)
-
-    def note_signals(self, *numbers: signal.Signals) -> None:
-        """Let `wait` return these signals instead of doing what they would do."""
-        for number in numbers:
-            set_handler(number, lambda _number, _frame: None)
+    def has_more(self) -> bool:
+        return HAS_TERMIOS and bool(select.select([0], [], [], 0)[0])
 
     def wake(self) -> None:
         """Have `wait` return GONE. For any thread."""
@@ -493,9 +510,16 @@ def can_edit() -> bool:
     return is_terminal and HAS_TERMIOS and os.environ.get("TERM", "") not in ("", "dumb")
 
 
-def set_handler(number: int, handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or behind a script's `&`
-        signal.signal(number, handler)
+Handler = Callable[[int, "FrameType | None"], None]
+
+
+def set_handler(handler: Handler | signal.Handlers, *names: str) -> None:
+    """Handle the signals of these names that this system has."""
+    for name in names:
+        number = getattr(signal, name, None)
+        # An ignored one stays ignored, as under nohup, or behind a script's `&`.
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -503,77 +527,51 @@ def set_handler(number: int, handler: Callable[[int, object], None] | signal.Han
 # (History), and the screen shows what came of it. KEYS, at the end, says which key does what.
 # --------------------------------------------------------------------------------------------------
 
-# A key is ESC and a letter (Alt), ESC O and one (function keys), ESC [ [ and one (the same on
-# Linux' console), or CSI: ESC [, parameters, intermediates, and a final character (ECMA-48, 5.4).
-SEQUENCE = r"\x1b(?:\[\[[@-~]|\[[0-?]*[ -/]*[@-Z\\-~]|O[@-~]|[bdf\x08\x7f])"
-UNFINISHED = r"\x1b(?:\[\[?|\[[0-?]*[ -/]*|O)?\Z"
-STRING_BEGINS = "]PX^_"  # behind ESC: OSC, DCS, SOS, PM, APC, ended by BEL or ST (ESC \\)
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
+# A key is a character, or ESC and: a letter (Alt), O and a letter (function keys), [ [ and a letter
+# (the same on Linux' console), or [, parameters, intermediates, and a final (CSI, ECMA-48 5.4).
+KEY = r"(?s:\x1b(?:\[\[[@-~]|\[[0-?]*[ -/]*[@-Z\\-~]|O[@-~]|[]PX^_\\bdf\x08\x7f])|.)"
+UNFINISHED = r"(?:\x1b(?:\[\[?|\[[0-?]*[ -/]*|O)?)?\Z"
+STRINGS = ("\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_")  # OSC, DCS, SOS, PM, APC: up to BEL or ST
 
 
 class Keyboard:
-    """Bytes in, keys out: a character of a text, or one of KEYS' actions."""
+    """Bytes in, keys out: text, or one of KEYS' actions."""
 
     def __init__(self) -> None:
         # Bytes that are not UTF-8 become lone surrogates, and the same bytes again when encoded.
         self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.rest = ""  # the beginning of an escape sequence
         self.is_pasting = False
-        self.is_in_string = False  # a terminal's answer, which is no typing
+        self.is_in_string = False  # a terminal's answer, which nobody typed
         self.is_after_return = False
 
     def keys(self, data: bytes) -> list[str | Action]:
         """Return the keys that these bytes complete; what is not complete waits for more."""
         text = self.rest + self.decoder.decode(data)
-        keys = []
-        position = 0
-        while position < len(text):
-            key, length = self.key_at(text, position)
-            if not length:
-                break
-            if key:
-                keys.append(key)
-            position += length
-        self.rest = text[position:]
-        return keys
+        whole = next(re.finditer(UNFINISHED, text)).start()
+        text, self.rest = text[:whole], text[whole:]
+        keys = [self.key(code) for code in re.findall(KEY, text)]
+        return [key for key in keys if key]
 
-    def key_at(self, text: str, position: int) -> tuple[str | Action | None, int]:
-        """Return the key at a position (None if it means nothing) and its length, 0 to wait."""
-        character = text[position]
-        is_line_feed_of_return = character == "\n" and self.is_after_return
-        self.is_after_return = character == "\r"
-        if is_line_feed_of_return or (self.is_in_string and character >= " "):
-            return None, 1
-        if self.is_in_string and character == "\x07":
+    def key(self, code: str) -> str | Action | None:
+        """Return what a code means, None for nothing."""
+        is_after_return, self.is_after_return = self.is_after_return, code == "\r"
+        if code in (PASTE_BEGIN, PASTE_END):
+            self.is_pasting = code == PASTE_BEGIN
+            return None
+        if code in ("\r", "\n"):
             self.is_in_string = False
-            return None, 1
-        if character == "\x1b":
-            return self.escape_at(text, position)
-        self.is_in_string = False  # none goes on behind a control character: Alt-] is no trap
-        if character in "\r\n":
-            return Editor.enter, 1
-        if self.is_pasting or not (character < " " or character == "\x7f"):
-            return character, 1
-        return KEYS.get(character), 1
-
-    def escape_at(self, text: str, position: int) -> tuple[str | Action | None, int]:
+            return None if code == "\n" and is_after_return else Editor.enter
         if self.is_pasting:
-            if text.startswith(PASTE_END, position):
-                self.is_pasting = False
-                return None, len(PASTE_END)
-            is_unfinished = PASTE_END.startswith(text[position : position + len(PASTE_END)])
-            return (None, 0) if is_unfinished else ("\x1b", 1)
-        follower = text[position + 1 : position + 2]
-        if follower and follower in STRING_BEGINS + "\\":
-            self.is_in_string = follower != "\\"
-            return None, 2
-        found = re.compile(SEQUENCE).match(text, position)
-        if found:
-            self.is_in_string = False
-            self.is_pasting = found[0] == PASTE_BEGIN
-            return KEYS.get(found[0]), len(found[0])
+            return code
+        if self.is_in_string and (code >= " " or code == "\x07"):
+            self.is_in_string = code != "\x07"
+            return None
+        # No control character belongs to a string, so that Alt-] is no trap for whoever types it.
+        self.is_in_string = code in STRINGS
         # An Escape that begins nothing is dropped alone: what follows may be a line's first letter.
-        return None, 0 if re.compile(UNFINISHED).match(text, position) else 1
+        return code if code >= " " and code != "\x7f" else KEYS.get(code)
 
 
 class Line:
@@ -598,25 +596,32 @@ class Line:
 
     # Places in the text. A letter and the marks drawn onto it are one step.
 
-    def step_left(self) -> int:
+    def start(self) -> int:
+        return 0
+
+    def here(self) -> int:
+        return self.cursor
+
+    def end(self) -> int:
+        return len(self.text)
+
+    def left(self) -> int:
         index = max(0, self.cursor - 1)
         while index and not cells(self.text[index]):
             index -= 1
         return index
 
-    def step_right(self) -> int:
+    def right(self) -> int:
         index = min(len(self.text), self.cursor + 1)
         while index < len(self.text) and not cells(self.text[index]):
             index += 1
         return index
 
     def word_left(self) -> int:
-        before = re.search(r"\w*\W*\Z", self.text[: self.cursor])
-        return before.start() if before else 0
+        return next(re.finditer(r"\w*\W*\Z", self.text[: self.cursor])).start()
 
     def word_right(self) -> int:
-        after = re.compile(r"\W*\w*").match(self.text, self.cursor)
-        return after.end() if after else len(self.text)
+        return next(re.finditer(r"\W*\w*", self.text[self.cursor :])).end() + self.cursor
 
     def space_left(self) -> int:
         """Return where the word before the cursor begins, words being what spaces separate."""
@@ -636,25 +641,17 @@ class History:
         if text.strip() and text not in self.lines[-1:] and not is_secret(text):
             self.lines = [*self.lines, text][-MAX_HISTORY:]
 
-    def leave(self) -> None:
-        """Go back below the newest line, with nothing typed there."""
-        self.place, self.draft = len(self.lines), ""
-
     def go_to(self, place: int, text: str) -> str:
-        """Return the line at a place; `text` is what is typed now. Raises IndexError."""
-        if not 0 <= place <= len(self.lines):
-            raise IndexError
+        """Return the line at a place, or the nearest; `text` is what is typed now."""
         if self.place == len(self.lines):
             self.draft = text
-        self.place = place
-        return [*self.lines, self.draft][place]
+        self.place = min(max(place, 0), len(self.lines))
+        return [*self.lines, self.draft][self.place]
 
-    def find(self, query: str, newest: int) -> int:
-        """Return the place of the newest line that holds the query, from `newest` back, or -1."""
-        for place in range(min(newest, len(self.lines) - 1), -1, -1):
-            if query in self.lines[place]:
-                return place
-        return -1
+    def find(self, query: str, newest: int) -> int | None:
+        """Return the place of the newest line that holds the query, from `newest` back."""
+        places = range(min(newest, len(self.lines) - 1), -1, -1)
+        return next((place for place in places if query in self.lines[place]), None)
 
 
 def is_secret(text: str) -> bool:
@@ -666,11 +663,7 @@ def is_secret(text: str) -> bool:
 
 
 class Editor:
-    """The line being typed at a terminal.
-
-    complete: returns what the last word of a text may become. The terminal is the Editor's from
-    take_terminal to give_terminal_back, between two lines too: it would echo what is typed there.
-    """
+    """The line being typed at a terminal. complete: returns what a text's last word may become."""
 
     def __init__(
         self, screen: Screen, terminal: Terminal, complete: Callable[[str], list[str]]
@@ -681,86 +674,71 @@ class Editor:
         self.keyboard = Keyboard()
         self.history = History()
         self.typed_ahead: deque[str | Action] = deque()
-        self.is_interrupted = False  # there may be a Ctrl-C among the keys typed ahead
         self.is_hung_up = False
         self.last_key: str | Action | None = None
         self.prompt = ""
         self.is_hidden = False
         self.line = Line()
-        self.is_done = False
+        self.is_done = True
         self.result: bytes | None = None
         self.query: str | None = None  # what Ctrl-R looks for, while it does
         self.removed = ""  # for Ctrl-Y to put back
-
-    def take_terminal(self) -> None:
-        self.terminal.take()
-        self.screen.control(PASTE_ON)
-
-    def give_terminal_back(self) -> None:
-        # The settings first: the screen may be gone together with its terminal.
-        self.terminal.give_back()
-        with contextlib.suppress(OutputClosed):
-            self.screen.control(PASTE_OFF)
 
     def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
         """Return the next line, without its end; None for Ctrl-D or Ctrl-C on an empty line.
 
         hidden: the text is a password: not drawn, not kept, and any Ctrl-C gives None.
-        Raises Gone.
+        Raises Gone; after that, the next call goes on with the line that was being typed.
         """
         self.prompt, self.is_hidden = prompt, hidden
-        self.start_line()
-        while True:
-            while self.typed_ahead:
+        if self.is_done:
+            self.start_line()
+        while not self.is_done:
+            if self.typed_ahead:
                 self.press(self.typed_ahead.popleft())
-                if self.is_done:
-                    return self.result
-            self.is_interrupted = False
-            self.draw()
-            self.wait_for_keys()
+            else:
+                self.draw()
+                self.wait_for_keys()
+        return self.result
 
-    def wait_to_send(self, connection: socket.socket) -> bool:
+    def wait_to_send(self, connection: socket.socket | None) -> bool:
         """Wait until the connection takes more, or for keys; tell whether Ctrl-C was among them.
 
         It drops all keys before it. Raises Gone.
         """
-        if not self.is_interrupted:
+        if Editor.interrupt not in self.typed_ahead:
             self.wait_for_keys(connection)
-        if not (self.is_interrupted and Editor.interrupt in self.typed_ahead):
-            self.is_interrupted = False
+        if Editor.interrupt not in self.typed_ahead:
             return False
         while self.typed_ahead.popleft() != Editor.interrupt:
             pass
         self.screen.finish("", "^C")
         return True
 
-    def start_line(self) -> None:
-        self.is_done = False
-        self.line = Line()
-        self.history.leave()
-
-    def end_line(self, result: bytes | None, mark: str = "") -> None:
-        """Leave the line on the screen as it is, with a mark behind it."""
-        self.screen.finish(self.prompt, mark if self.is_hidden else self.line.text + mark)
-        self.is_done, self.result = True, result
+    def drop_typed_ahead(self) -> None:
+        """Forget what was typed or pasted behind the line on the screen, and half a password."""
+        while self.terminal.has_more() or self.keyboard.is_pasting:
+            data = self.terminal.read()
+            if not data:
+                break
+            self.keyboard.keys(data)
+        self.typed_ahead.clear()
+        if self.is_hidden and not self.is_done:
+            self.end_line(None)
 
     def wait_for_keys(self, sending: socket.socket | None = None) -> None:
         can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
         if GONE in woken_with:
             raise Gone
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
-            self.take_terminal()
+            self.terminal.take()
         if signal.SIGINT in woken_with:
-            self.take_keys([Editor.interrupt])
+            self.typed_ahead.append(Editor.interrupt)
         if can_read:
             data = self.terminal.read()
             self.is_hung_up = not data
-            self.take_keys(self.keyboard.keys(data) if data else [Editor.hang_up])
+            self.typed_ahead.extend(self.keyboard.keys(data) if data else [Editor.hang_up])
         # A new window size needs nothing but the next draw.
-
-    def take_keys(self, keys: list[str | Action]) -> None:
-        self.typed_ahead.extend(keys)
-        self.is_interrupted = self.is_interrupted or Editor.interrupt in keys
 
     def draw(self) -> None:
         if self.is_hidden:
@@ -771,14 +749,25 @@ class Editor:
             self.screen.edit(self.prompt, self.line.text, self.line.cursor)
 
     def press(self, key: str | Action) -> None:
-        is_taken = self.query is not None and self.is_for_search(key)
-        if not is_taken and isinstance(key, str):
+        if self.query is not None and self.is_for_search(key):
+            pass
+        elif isinstance(key, str):
             self.line.insert(key)
-        elif not is_taken and not isinstance(key, str):
+        else:
             key(self)
         self.last_key = key
 
-    # What ends a line.
+    # A line, from its start to its end.
+
+    def start_line(self) -> None:
+        self.is_done = False
+        self.line = Line()
+        self.history.place, self.history.draft = len(self.history.lines), ""
+
+    def end_line(self, result: bytes | None, mark: str = "") -> None:
+        """Leave the line on the screen as it is, with a mark behind it."""
+        self.screen.finish(self.prompt, mark if self.is_hidden else self.line.text + mark)
+        self.is_done, self.result = True, result
 
     def enter(self) -> None:
         if not self.is_hidden:
@@ -800,58 +789,38 @@ class Editor:
     def hang_up(self) -> None:
         self.is_done, self.result = True, None
 
-    # What moves the cursor.
-
-    def home(self) -> None:
-        self.line.cursor = 0
-
-    def end(self) -> None:
-        self.line.cursor = len(self.line.text)
-
-    def left(self) -> None:
-        self.line.cursor = self.line.step_left()
-
-    def right(self) -> None:
-        self.line.cursor = self.line.step_right()
-
-    def word_left(self) -> None:
-        self.line.cursor = self.line.word_left()
-
-    def word_right(self) -> None:
-        self.line.cursor = self.line.word_right()
-
-    # What deletes.
+    # What changes it.
 
     def erase(self) -> None:
-        self.line.cut(self.line.step_left(), self.line.cursor)
+        self.line.cut(self.line.left(), self.line.cursor)
 
     def delete(self) -> None:
-        self.line.cut(self.line.cursor, self.line.step_right())
+        self.line.cut(self.line.cursor, self.line.right())
 
     def cut(self, start: int, end: int) -> None:
         removed = self.line.cut(start, end)
         if not self.is_hidden:  # or Ctrl-Y would show a password at the next prompt
             self.removed = removed
 
-    def cut_left(self) -> None:
-        self.cut(0, self.line.cursor)
-
-    def cut_right(self) -> None:
-        self.cut(self.line.cursor, len(self.line.text))
-
-    def cut_word_left(self) -> None:
-        self.cut(self.line.word_left(), self.line.cursor)
-
-    def cut_word_right(self) -> None:
-        self.cut(self.line.cursor, self.line.word_right())
-
-    def cut_to_space(self) -> None:
-        self.cut(self.line.space_left(), self.line.cursor)
-
     def put_back(self) -> None:
         self.line.insert(self.removed)
 
-    # The history.
+    def complete(self) -> None:
+        head = self.line.text[: self.line.cursor]
+        found = [] if self.is_hidden else self.possible_words(head)
+        if not found:
+            return
+        word = re.split(f"[{SEPARATORS}]", head)[-1]
+        common = found[0]
+        while not all(name.startswith(common) for name in found):
+            common = common[:-1]
+        if len(found) == 1:
+            common += " "
+        if common == word and self.last_key == Editor.complete:
+            self.screen.show(["  ".join(found)])
+        self.line.insert(common[len(word) :])
+
+    # The history, and the search through it.
 
     def older(self) -> None:
         self.go_to(self.history.place - 1)
@@ -861,8 +830,7 @@ class Editor:
 
     def go_to(self, place: int) -> None:
         if not self.is_hidden:
-            with contextlib.suppress(IndexError):
-                self.line = Line(self.history.go_to(place, self.line.text))
+            self.line = Line(self.history.go_to(place, self.line.text))
 
     def search(self) -> None:
         self.query = None if self.is_hidden else ""
@@ -887,64 +855,57 @@ class Editor:
     def find(self, query: str, newest: int) -> None:
         self.query = query
         place = self.history.find(query, newest)
-        if place >= 0:
+        if place is not None:
             self.go_to(place)
             self.line.cursor = self.line.text.index(query)
 
     def cancel(self) -> None:
         """Mean nothing but in a search, which ends with it."""
 
-    # The rest.
-
-    def complete(self) -> None:
-        head = self.line.text[: self.line.cursor]
-        found = [] if self.is_hidden else self.possible_words(head)
-        if not found:
-            return
-        word = re.split(f"[{SEPARATORS}]", head)[-1]
-        common = found[0]
-        while not all(name.startswith(common) for name in found):
-            common = common[:-1]
-        if len(found) == 1:
-            common += " "
-        if common == word and self.last_key == Editor.complete:
-            self.screen.show(["  ".join(found)])
-        self.line.insert(common[len(word) :])
-
-    def clear(self) -> None:
-        self.screen.clear()
-
     def suspend(self) -> None:
         """Stop as Ctrl-Z should, with a sane terminal meanwhile; go on where it was after `fg`."""
         self.screen.finish(self.prompt, "" if self.is_hidden else self.line.text)
-        self.give_terminal_back()
-        self.terminal.stop()
-        self.take_terminal()
+        self.terminal.give_back()
+        os.kill(0, signal.SIGTSTP)  # the whole job, as the kernel would
+        self.terminal.take()
 
 
 Action = Callable[[Editor], None]
+Place = Callable[[Line], int]
+
+
+def moves(place: Place) -> Action:
+    """Return the action that moves the cursor to a place in the line."""
+    return lambda editor: setattr(editor.line, "cursor", place(editor.line))
+
+
+def cuts(start: Place, end: Place) -> Action:
+    """Return the action that cuts what is between two places in the line."""
+    return lambda editor: editor.cut(start(editor.line), end(editor.line))
+
+
 KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
-    (Editor.home, ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
-    (Editor.end, ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
-    (Editor.left, ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
-    (Editor.right, ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
-    (Editor.word_left, ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
-    (Editor.word_right, ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
+    (moves(Line.start), ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
+    (moves(Line.end), ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
+    (moves(Line.left), ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
+    (moves(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
+    (moves(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
+    (moves(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
+    (cuts(Line.start, Line.here), ("\x15",)),  # Ctrl-U
+    (cuts(Line.here, Line.end), ("\x0b",)),  # Ctrl-K
+    (cuts(Line.space_left, Line.here), ("\x17",)),  # Ctrl-W
+    (cuts(Line.word_left, Line.here), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
+    (cuts(Line.here, Line.word_right), ("\x1bd",)),  # Alt-D
+    (Editor.put_back, ("\x19",)),  # Ctrl-Y
+    (Editor.erase, ("\x08", "\x7f")),  # Backspace
+    (Editor.delete, ("\x1b[3~",)),  # Delete
+    (Editor.delete_or_end, ("\x04",)),  # Ctrl-D
     (Editor.older, ("\x10", "\x1b[A", "\x1bOA")),  # Ctrl-P, Up
     (Editor.newer, ("\x0e", "\x1b[B", "\x1bOB")),  # Ctrl-N, Down
     (Editor.search, ("\x12",)),  # Ctrl-R
     (Editor.cancel, ("\x07",)),  # Ctrl-G
-    (Editor.erase, ("\x08", "\x7f")),  # Backspace
-    (Editor.delete, ("\x1b[3~",)),  # Delete
-    (Editor.delete_or_end, ("\x04",)),  # Ctrl-D
-    (Editor.cut_left, ("\x15",)),  # Ctrl-U
-    (Editor.cut_right, ("\x0b",)),  # Ctrl-K
-    (Editor.cut_to_space, ("\x17",)),  # Ctrl-W
-    (Editor.cut_word_left, ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
-    (Editor.cut_word_right, ("\x1bd",)),  # Alt-D
-    (Editor.put_back, ("\x19",)),  # Ctrl-Y
     (Editor.complete, ("\t",)),
-    (Editor.clear, ("\x0c",)),  # Ctrl-L
+    (lambda editor: editor.screen.clear(), ("\x0c",)),  # Ctrl-L
     (Editor.interrupt, ("\x03",)),  # Ctrl-C
     (Editor.suspend, ("\x1a",)),  # Ctrl-Z
 )
@@ -969,12 +930,6 @@ class PlainLines:
         self.lines: deque[bytes | None] = deque()  # None for the end of input
         self.may_have_mark = not terminal.is_terminal  # a byte order mark before the first line
 
-    def take_terminal(self) -> None:
-        """Leave it as it is."""
-
-    def give_terminal_back(self) -> None:
-        """Leave it as it is."""
-
     def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
         """Return the next line, without its end; None at the end of input.
 
@@ -998,18 +953,25 @@ class PlainLines:
         if not HAS_TERMIOS:
             return ask_password(prompt)
         self.terminal.hide_typing()
-        if not self.has_prompt:  # as in `client.py | tee log`
-            self.terminal.ask(prompt)
         try:
+            if not self.has_prompt:  # as in `client.py | tee log`: ask on the terminal itself
+                with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
+                    terminal.write(prompt)
             return self.read_line(prompt)
         finally:
             self.terminal.give_back()
 
-    def wait_to_send(self, connection: socket.socket) -> bool:
+    def wait_to_send(self, connection: socket.socket | None) -> bool:
         """Wait until the connection takes more. Raises Gone."""
         if GONE in self.terminal.wait(keyboard=False, sending=connection)[1]:
             raise Gone
         return False
+
+    def drop_typed_ahead(self) -> None:
+        """Forget all whole lines; half a one is in the terminal's hands."""
+        while self.terminal.has_more() and self.terminal.read():
+            pass
+        self.lines.clear()
 
     def read_more(self) -> None:
         if HAS_TERMIOS:  # else the read is all that can be waited for
@@ -1043,6 +1005,24 @@ def ask_password(prompt: str) -> bytes | None:
 # here and at the server, instead of being said over the next minutes.
 # --------------------------------------------------------------------------------------------------
 
+# struct linger: on or off, and 0 seconds; its fields are shorter on Windows.
+FIELD = 2 if sys.platform == "win32" else 4
+RESET_AT_CLOSE = (1).to_bytes(FIELD, sys.byteorder) + bytes(FIELD)
+SEND_ALL_AT_CLOSE = bytes(2 * FIELD)
+TCP_OPTIONS = {
+    socket.TCP_NODELAY: 1,
+    # A network that forwards no more is noticed: half a minute idle, then three probes.
+    getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)): 30,  # seconds
+    getattr(socket, "TCP_KEEPINTVL", 0): 10,  # seconds
+    getattr(socket, "TCP_KEEPCNT", 0): 3,
+}
+IS_LINUX = sys.platform.startswith("linux")
+if IS_LINUX:
+    # TCP_RTO_MAX_MS, from Linux 6.15 on: the longest pause between two retransmissions. After a
+    # link was down, talk goes on within seconds, instead of up to half a minute later.
+    TCP_OPTIONS[44] = 5000
+LOOK_EVERY = 5.0  # seconds
+
 
 class Connection:
     """A connection to a server, from connecting to its end.
@@ -1055,29 +1035,27 @@ class Connection:
         """Raises OSError, or UnicodeError for a name that cannot be one."""
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
         self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
-        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-        self.set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        self.set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in TIMES:
-            self.set_option(socket.IPPROTO_TCP, option, value)
-        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
+        self.set_option(socket.SO_SNDBUF, SEND_BUFFER)
+        self.set_option(socket.SO_KEEPALIVE, 1)
+        for option, value in TCP_OPTIONS.items():
+            self.set_option(option, value, socket.IPPROTO_TCP)
         self.unsent = b""
-        self.is_under_way = False  # a part of the first unsent line has been taken
+        self.recent = b""  # the last lines given to `send`, more than the kernel and `unsent` hold
+        self.is_broken = False  # nothing more can be sent; the receiver is about to tell
         self.backlog = 0.0  # what `lines_unread` was when the last line was sent,
         self.last_sent = 0.0  # in time.monotonic's seconds
         self.has_ended = False
         self.failure: Exception | None = None
 
-    def set_option(self, level: int, option: int, value: int | bytes) -> None:
+    def set_option(self, option: int, value: int | bytes, level: int = socket.SOL_SOCKET) -> None:
         with contextlib.suppress(OSError):  # each only makes things better
             self.socket.setsockopt(level, option, value)
 
-    def start(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
-        """Have the receiver call `show` with all lines that are there at a time, `end` at last."""
-        arguments = (show, end)
-        threading.Thread(target=self.receive, args=arguments, name="receiver", daemon=True).start()
+    # The receiver.
 
     def receive(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
+        """Call `show` with all lines that are there at a time, and `end` at the end."""
         if hasattr(signal, "pthread_sigmask"):  # signals are the main thread's business
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -1103,20 +1081,22 @@ class Connection:
         TCP_USER_TIMEOUT the answer: it also ends who is only held back by a server that paces it.
         Only Linux says when the last acknowledgement came (struct tcp_info).
         """
-        if not sys.platform.startswith("linux"):
-            return False
         try:
             info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
-        except OSError:
+        except (AttributeError, OSError):
             return False
-        unacknowledged, milliseconds = map(int, struct.unpack_from("=I28xI", info, 24))
-        return unacknowledged > 0 and milliseconds > UNHEARD * 1000
+        milliseconds = int.from_bytes(info[56:60], sys.byteorder)  # since the last one came
+        is_waiting = info[24:28] != bytes(4)  # tcpi_unacked
+        return is_waiting and milliseconds > UNHEARD * 1000
+
+    # Sending.
 
     def send(self, line: bytes) -> None:
         """Have a line sent as soon as the socket takes it: see `flush`."""
         self.backlog = self.lines_unread() + 1
         self.last_sent = time.monotonic()
         self.unsent += line + b"\n"
+        self.recent = (self.recent + line + b"\n")[-4 * SEND_BUFFER :]
         self.flush()
 
     def lines_unread(self) -> float:
@@ -1126,26 +1106,40 @@ class Connection:
 
     def flush(self) -> None:
         """Send what the socket takes now."""
-        if not self.unsent:
+        if not self.unsent or self.is_broken:
             return
         try:
-            count = self.socket.send(self.unsent)
+            self.unsent = self.unsent[self.socket.send(self.unsent) :]
         except BlockingIOError:
-            return
-        except OSError:  # gone: the receiver tells, once it has shown what had arrived
-            self.unsent = b""
-            return
-        self.is_under_way = count < len(self.unsent) and self.unsent[count - 1 : count] != b"\n"
-        self.unsent = self.unsent[count:]
+            pass
+        except OSError:
+            self.is_broken = True
+
+    def sending(self) -> socket.socket | None:
+        """Return the socket if it is to be flushed as soon as it takes more."""
+        return self.socket if self.unsent and not self.is_broken else None
 
     def drop_unsent(self) -> None:
-        """Forget what has not been sent, but for the rest of a line that is under way."""
-        rest, end, _ = self.unsent.partition(b"\n")
-        self.unsent = rest + end if self.is_under_way else b""
+        """Forget the line that waits to be sent, unless it is under way."""
+        if (b"\n" + self.recent).endswith(b"\n" + self.unsent):
+            self.recent = self.recent.removesuffix(self.unsent)
+            self.unsent = b""
+
+    def undelivered(self) -> list[bytes]:
+        """Return the lines that have not reached the other machine, as far as one can know."""
+        count = len(self.unsent)
+        if IS_LINUX and HAS_TERMIOS:
+            import fcntl
+
+            with contextlib.suppress(OSError):  # SIOCOUTQ, which is TIOCOUTQ there
+                unacknowledged = fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4))
+                count += int.from_bytes(unacknowledged, sys.byteorder)
+        start = self.recent.rfind(b"\n", 0, len(self.recent) - count) + 1
+        return self.recent[start:].split(b"\n")[:-1]
 
     def log_out(self) -> float:
         """Ask to be logged out; return how many seconds the server may take to answer that."""
-        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ALL_AT_CLOSE)
+        self.set_option(socket.SO_LINGER, SEND_ALL_AT_CLOSE)
         self.send(b"logout")
         return LOGOUT_WAIT + max(0.0, self.backlog - PACED_FROM) / SLOWEST_PACE
 
@@ -1154,26 +1148,9 @@ class Connection:
             self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Have what the server has not read yet dropped at both ends, as the process ends."""
-        self.set_option(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-
-
-# How a network that forwards no more is noticed: half a minute idle, then three probes.
-TIMES = [
-    (getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)), 30),  # seconds
-    (getattr(socket, "TCP_KEEPINTVL", 0), 10),  # seconds
-    (getattr(socket, "TCP_KEEPCNT", 0), 3),
-]
-if sys.platform.startswith("linux"):
-    # TCP_RTO_MAX_MS, from Linux 6.15 on: the longest pause between two retransmissions. After a
-    # link was down, talk goes on within seconds, instead of up to half a minute later.
-    TIMES.append((44, 5000))
-LOOK_EVERY = 5.0  # seconds
-UNHEARD = 60  # seconds
-# struct linger: on or off, and seconds; its fields are shorter on Windows.
-LINGER = "hh" if sys.platform == "win32" else "ii"
-RESET_AT_CLOSE = struct.pack(LINGER, 1, 0)
-SEND_ALL_AT_CLOSE = struct.pack(LINGER, 0, 0)
+        """Close with a reset: what the server has not read yet is dropped at both ends."""
+        self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
+        self.socket.close()
 
 
 def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
@@ -1196,9 +1173,11 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Client: the conversation, from the first prompt to the exit status.
+# Client: the conversation, from the first prompt to the exit status. It outlives its connections: a
+# person whose connection is lost stays in it, and Enter makes a new one.
 # --------------------------------------------------------------------------------------------------
 
+WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
 LOGIN_REFUSED = (
     r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )"
 )
@@ -1206,6 +1185,10 @@ NEWUSER_ANSWERED = (
     r"New user account created\. |"
     r"Denied\. (User account |Please logout |The account |New accounts |Too many new |"
     r"UserID |Password )"
+)
+FAREWELL = (
+    r"The server is shutting down\.|Denied\. (\S+ logged in from |No login within |"
+    r"The server is busy|Too many failed logins\.|Your account was |This )"
 )
 
 
@@ -1221,6 +1204,7 @@ class Room:
         self.own_name = ""  # of the last login that was sent
         self.has_joined = False
         self.unanswered: deque[str] = deque()  # "login" or "newuser" each
+        self.last_line = ""
 
     @property
     def is_logged_in(self) -> bool:
@@ -1236,6 +1220,7 @@ class Room:
 
     def learn(self, line: str) -> None:
         """Take in a line from the server."""
+        self.last_line = line
         if line == "login confirmed":
             self.has_joined = True
             self.names |= {self.own_name}
@@ -1251,16 +1236,16 @@ class Room:
 
 
 class Client:
-    """address: where `connection` leads, as the user should read it."""
+    """options: host, port, and whether to show the time and to ring; see parse_options."""
 
-    def __init__(self, connection: Connection, address: str) -> None:
+    def __init__(self, options: SimpleNamespace, connection: Connection) -> None:
+        self.options = options
         self.connection = connection
-        self.address = address
+        self.address = address_of(options)
         self.room = Room()
-        self.terminal = Terminal()
         self.is_editing = can_edit()
-        is_coloured = self.is_editing and not os.environ.get("NO_COLOR")
-        self.screen = Screen(self.is_editing, is_coloured)
+        self.terminal = Terminal(self.is_editing)
+        self.screen = Screen(self.is_editing)
         self.reader: Editor | PlainLines = (
             Editor(self.screen, self.terminal, self.possible_words)
             if self.is_editing
@@ -1268,55 +1253,73 @@ class Client:
         )
         self.has_dropped = False  # Ctrl-C has dropped lines, and none was sent since
         self.is_leaving = False
-        self.failure: Exception | None = None  # what ended the connection, but for a logout
+        self.is_lost = False  # the connection has ended, and the person at the terminal knows
 
     def run(self) -> int:
         """Serve the user until logout, the end of input or of the connection; return the status."""
         self.handle_signals()
         try:
-            self.reader.take_terminal()
-            self.connection.start(self.show, self.end)
-            self.converse()
-            self.leave()
-        except (Gone, OutputClosed) as error:
-            self.failure = self.connection.failure or error
+            self.terminal.take()
+            self.begin()
+            while self.is_going_on():
+                pass
+            return 1 if self.connection.has_ended else self.leave()
+        except OutputClosed:
+            return 1
         finally:
-            self.reader.give_terminal_back()
-            with contextlib.suppress(OutputClosed):
-                self.screen.close()
-        if self.failure:
-            self.report_failure()
-        return 1 if self.failure else 0
+            self.terminal.give_back()
+            if self.screen.prompt:
+                with contextlib.suppress(OutputClosed):  # the prompt stays, the cursor goes below
+                    self.screen.finish(self.screen.prompt, self.screen.text)
 
     def handle_signals(self) -> None:
-        if not self.terminal.is_terminal:
-            set_handler(signal.SIGINT, signal.SIG_DFL)  # end as any program in a pipe does
-            return
-        if self.is_editing:
-            self.terminal.note_signals(signal.SIGINT, signal.SIGCONT, signal.SIGWINCH)
+        set_handler(end_by_signal, "SIGTERM", "SIGHUP")
+        if self.is_editing:  # Terminal.wait returns these
+            set_handler(lambda _number, _frame: None, "SIGINT", "SIGCONT", "SIGWINCH")
+        elif self.terminal.is_terminal:
+            set_handler(end_by_signal, "SIGINT")
         else:
-            set_handler(signal.SIGINT, end_by_signal)
-        set_handler(signal.SIGTERM, end_by_signal)
-        if HAS_TERMIOS:
-            set_handler(signal.SIGHUP, end_by_signal)
+            set_handler(signal.SIG_DFL, "SIGINT")  # end as any program in a pipe does
 
-    def converse(self) -> None:
-        while (line := self.reader.read_line()) is not None:
-            try:
-                if not self.obey(line):
-                    return
-            except Denied as refusal:
-                self.screen.show([str(refusal)])
+    # The conversation.
+
+    def is_going_on(self) -> bool:
+        """Read and obey a line; tell whether there is more to come. Raises OutputClosed."""
+        try:
+            line = self.reader.read_line()
+            if line is None:
+                return False
+            if self.is_lost:
+                return self.connect_again(line)
+            if self.connection.has_ended:
+                while GONE not in self.terminal.wait(keyboard=False)[1]:
+                    pass
+                raise Gone
+            return self.obey(line)
+        except Denied as refusal:
+            self.screen.show([str(refusal)])
+            if isinstance(refusal, UnknownCommand) and self.terminal.is_terminal:
+                self.tell("To speak: send all Message. Type help for the commands.")
+            return True
+        except Gone:
+            if isinstance(self.connection.failure, OutputClosed):
+                raise self.connection.failure from None
+            if self.terminal.is_terminal:
+                self.reader.drop_typed_ahead()  # it was typed before anybody could read of this:
+            self.tell_of_loss()
+            self.is_lost = True
+            return self.terminal.is_terminal
 
     def obey(self, line: bytes) -> bool:
-        """Do what a typed line asks for; tell whether to go on. Raises Denied."""
+        """Do what a typed line asks for; tell whether to go on. Raises Denied, Gone."""
         text = decode(line)
         words = words_of(text)
         if [word.lower() for word in words] == ["help"]:
             self.screen.show(HELP.split("\n"))
             return True
-        if self.lacks_password(words):
-            check_userid(words[1])
+        lacks_password = len(words) == 2 and words[0].lower() in ("login", "newuser")
+        if lacks_password and self.terminal.is_terminal:
+            check_length(words[1], *USERID)
             password = self.ask_password()
             if password is None:
                 return True
@@ -1329,6 +1332,17 @@ class Client:
             return self.send(text.encode())
         return True
 
+    def ask_password(self) -> str | None:
+        """Return a password typed unseen, None if the question was cancelled. Raises Denied."""
+        typed = self.reader.read_line("Password: ", hidden=True)
+        if typed is None:
+            return None
+        password = decode(typed)
+        check_length(password, *PASSWORD)
+        if words_of(password) != [password]:
+            raise Denied("Denied. Password must be printable characters without spaces.")
+        return password
+
     def send(self, line: bytes) -> bool:
         """Send a line; tell whether to go on. Raises Gone.
 
@@ -1338,28 +1352,13 @@ class Client:
         self.connection.send(line)
         self.has_dropped = False
         while self.connection.unsent:
-            if self.reader.wait_to_send(self.connection.socket):
+            if self.reader.wait_to_send(self.connection.sending()):
                 if self.has_dropped:
                     return False
                 self.connection.drop_unsent()
                 self.has_dropped = True
             self.connection.flush()
         return True
-
-    def lacks_password(self, words: list[str]) -> bool:
-        is_account = len(words) == 2 and words[0].lower() in ("login", "newuser")
-        return is_account and self.terminal.is_terminal
-
-    def ask_password(self) -> str | None:
-        """Return a password typed unseen, None if the question was cancelled. Raises Denied."""
-        typed = self.reader.read_line("Password: ", hidden=True)
-        if typed is None:
-            return None
-        password = decode(typed)
-        check_password(password)
-        if words_of(password) != [password]:
-            raise Denied("Denied. Password must be printable characters without spaces.")
-        return password
 
     def possible_words(self, head: str) -> list[str]:
         """Return what the last word of a text may become."""
@@ -1369,61 +1368,113 @@ class Client:
             known = {"all", *self.room.names}
         return sorted(name for name in known if name.startswith(word))
 
-    def leave(self) -> None:
-        """Log out, and wait until all that is owed has been shown. Raises Gone if it is too late.
+    def tell(self, *lines: str) -> None:
+        """Tell a person at a terminal something that the server has not said."""
+        if self.terminal.is_terminal and os.isatty(1):
+            self.screen.show([*lines], colour=DIM)
+        else:
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+    # The connection, as the receiver tells of it.
+
+    def begin(self) -> None:
+        """Have the receiver show what arrives on a new connection."""
+        self.room = Room()
+        if self.terminal.is_terminal:
+            self.tell(f"Connected to {self.address}. Type help for the commands.")
+        receive = self.connection.receive
+        threading.Thread(target=receive, args=(self.show, self.end), daemon=True).start()
+
+    def show(self, lines: list[str]) -> None:
+        for line in lines:
+            self.room.learn(line)
+        stamp = time.strftime("%H:%M ") if self.options.time else ""
+        is_private = any(re.fullmatch(PRIVATE, line) for line in lines)
+        bell = BELL if self.options.bell and is_private and os.isatty(1) else ""
+        self.screen.show(lines, stamp=stamp, bell=bell)
+
+    def end(self) -> None:
+        """Have the main thread see to the connection's end. For the receiver."""
+        if not HAS_TERMIOS and not self.is_leaving:
+            # The main thread sits in a read that nothing can interrupt.
+            self.tell_of_loss()
+            self.is_lost = True
+            if not self.terminal.is_terminal:
+                os._exit(1)
+        self.terminal.wake()
+
+    def tell_of_loss(self) -> None:
+        lines = [f"Connection to {self.address} lost."]
+        if re.match(FAREWELL, self.room.last_line):
+            lines = [f"Disconnected from {self.address}."]
+        for line in self.connection.undelivered()[:5]:
+            text = line.decode(errors="replace")
+            shown = " ".join(words_of(text)[:2]) if is_secret(text) else text
+            lines.append(f"Not delivered: {shown}")
+        if self.terminal.is_terminal and not self.is_leaving:
+            lines.append("Press Enter to connect again, Ctrl-D to end.")
+        self.tell(*lines)
+
+    def connect_again(self, line: bytes) -> bool:
+        """Make a new connection, or say why not; tell whether to go on. The line is not sent."""
+        if line.strip().lower() == b"logout":
+            return False
+        if self.is_editing:
+            set_handler(signal.default_int_handler, "SIGINT")
+            self.terminal.take(interruptible=True)
+        try:
+            connection = Connection(self.options.host, self.options.port)
+        except (OSError, UnicodeError) as error:
+            self.tell(f"Cannot connect to {self.address}: {reason_of(error, self.options.host)}")
+        except KeyboardInterrupt:
+            self.terminal.wait(keyboard=False, timeout=0)  # it is obeyed
+        else:
+            self.connection.socket.close()
+            self.connection = connection
+            self.has_dropped = self.is_lost = False
+            self.begin()
+        finally:
+            self.handle_signals()
+            self.terminal.take()
+        return True
+
+    def leave(self) -> int:
+        """Log out, and wait until all that is owed has been shown; return the exit status.
 
         A script waits as long as it takes. At a terminal there is an end to it, and Ctrl-C.
         """
-        if self.connection.has_ended:
-            raise Gone
         if self.has_dropped and self.connection.lines_unread():
-            return  # what is still on its way would be obeyed before the logout
+            return 0  # what is still on its way would be obeyed before the logout
         self.is_leaving = True
-        self.reader.give_terminal_back()  # Ctrl-C is a signal again
+        self.terminal.give_back()  # Ctrl-C is a signal again
         patience = self.connection.log_out()
         deadline = time.monotonic() + patience if self.terminal.is_terminal else None
-        if self.is_logged_out(deadline):
-            self.failure = self.connection.failure
-        else:
-            self.connection.reset()
+        is_interrupted = self.wait_for_end(deadline)
+        if isinstance(self.connection.failure, OutputClosed):
+            return 1
+        is_lost = self.connection.failure or not self.connection.has_ended
+        if is_lost and not is_interrupted:
+            self.tell_of_loss()
+        self.connection.reset()
+        return 1 if is_lost and not is_interrupted else 0
 
-    def is_logged_out(self, deadline: float | None) -> bool:
-        """Wait for the end of the connection; tell if it came before the deadline and Ctrl-C."""
-        while True:
-            sending = self.connection.socket if self.connection.unsent else None
+    def wait_for_end(self, deadline: float | None) -> bool:
+        """Wait for the connection's end, Ctrl-C or the deadline; tell whether it was Ctrl-C."""
+        while not self.connection.has_ended:
+            sending = self.connection.sending()
             if not sending:
                 self.connection.end_sending()
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
             woken_with = self.terminal.wait(keyboard=False, sending=sending, timeout=seconds)[1]
-            if GONE in woken_with:
+            if signal.SIGINT in woken_with:
                 return True
-            if signal.SIGINT in woken_with or seconds == 0:
-                return False
+            if seconds == 0:
+                break
             self.connection.flush()
-
-    def show(self, lines: list[str]) -> None:
-        """Show lines from the server. For the receiver."""
-        for line in lines:
-            self.room.learn(line)
-        self.screen.show(lines)
-
-    def end(self) -> None:
-        """Tell the main thread that the connection has ended. For the receiver."""
-        if not HAS_TERMIOS and not self.is_leaving:
-            # The main thread sits in a read that nothing can interrupt. The terminal was never
-            # changed, and no buffer but standard error's holds anything.
-            self.failure = self.connection.failure or Gone()
-            self.report_failure()
-            sys.stderr.flush()
-            os._exit(1)
-        self.terminal.wake()
-
-    def report_failure(self) -> None:
-        if not isinstance(self.failure, OutputClosed):
-            print(f"Connection to {self.address} lost.", file=sys.stderr)
+        return False
 
 
-def end_by_signal(number: int, _frame: object) -> None:
+def end_by_signal(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # gives the terminal back on its way
 
 
@@ -1434,63 +1485,71 @@ def open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def parse_options(arguments: list[str]) -> tuple[str, int]:
-    """Return host and port; exits with status 2 for wrong options."""
-    if not arguments:
-        return HOST, PORT  # as mostly: without the parser, the prompt is there a tenth sooner
-    import argparse
-
-    parser = argparse.ArgumentParser(description="The client of a small chat room.")
-    parser.add_argument("--host", default=HOST, help="of the server (default: %(default)s)")
-    parser.add_argument("--port", default=str(PORT), help="of the server (default: %(default)s)")
-    parser.add_argument("--version", action="version", version=f"client.py {VERSION}")
-    options = parser.parse_args(arguments)
-    if both := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", options.host):
-        parser.error(f"the port has an option of its own: --host {both[1]} --port {both[2]}")
-    port = options.port
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        parser.error(f"a port is a number from 1 to 65535, not {port!r}.")
-    return options.host.strip("[]"), int(port)
+def address_of(options: SimpleNamespace) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"{host}:{options.port}"
 
 
 def reason_of(error: Exception, host: str) -> str:
     """Return why there is no connection, and what to do if one can know."""
-    code = getattr(error, "errno", None)
     if isinstance(error, ConnectionRefusedError):
         is_here = host.lower() in ("localhost", "::1") or host.startswith("127.")
-        start = "Start a server: python server.py" if is_here else START_ELSEWHERE
-        return f"nobody listens there. {start}"
+        # Elsewhere, the usual cause is a server that listens to its own machine alone.
+        there = "" if is_here else " --host 0.0.0.0 (on that machine)"
+        return f"nobody listens there. Start a server: python server.py{there}"
+    if isinstance(error, UnicodeError):
+        return "no machine has such a name. Check --host."
     if isinstance(error, TimeoutError):
         return "no answer. Check the address, and the firewall of that machine."
-    if isinstance(error, UnicodeError) or code in (socket.EAI_NONAME, EAI_NODATA):
-        return "no machine of that name is known. Check --host."
-    if code == socket.EAI_AGAIN:
-        return "that name cannot be looked up now. Check the network of this machine."
-    if code == errno.EHOSTUNREACH:
-        return "no machine answers at that address. Check --host, and whether it is switched on."
-    if code == errno.ENETUNREACH:
-        return "no network leads there. Check --host, and the network of this machine."
-    return f"{getattr(error, 'strerror', None) or error}."
+    advice = {
+        socket.EAI_NONAME: "no machine of that name is known. Check --host.",
+        socket.EAI_AGAIN: "that name cannot be looked up now. Check this machine's network.",
+        errno.EHOSTUNREACH: "no machine answers there. Check --host, and that it is switched on.",
+        errno.ENETUNREACH: "no network leads there. Check --host, and this machine's network.",
+    }
+    return advice.get(getattr(error, "errno", 0), f"{getattr(error, 'strerror', None) or error}.")
 
 
-# The usual cause is a server that listens to its own machine alone.
-START_ELSEWHERE = "Start a server on that machine: python server.py --host 0.0.0.0"
-EAI_NODATA = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
+def parse_options(arguments: list[str]) -> SimpleNamespace:
+    """Return host, port, time and bell; exits with status 2 for wrong options."""
+    options = SimpleNamespace(host=HOST, port=PORT, time=False, bell=False)
+    if not arguments:
+        return options  # as mostly: without the parser, the prompt is there a tenth sooner
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        description="The client of a small chat room.",
+        epilog=f"commands:\n{HELP}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help=f"of the server (default: {HOST})")
+    parser.add_argument("--port", help=f"of the server (default: {PORT})")
+    parser.add_argument("--time", action="store_true", help="show when each line arrived")
+    parser.add_argument("--bell", action="store_true", help="ring for private messages")
+    parser.add_argument("--version", action="version", version=f"client.py {VERSION}")
+    parser.parse_args(arguments, options)
+    if both := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", options.host):
+        parser.error(f"the port has an option of its own: --host {both[1]} --port {both[2]}")
+    port = str(options.port)
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        parser.error(f"a port is a number from 1 to 65535, not {port!r}.")
+    options.host, options.port = options.host.strip("[]"), int(port)
+    return options
 
 
 def main(arguments: list[str]) -> int:
     """Run the client; return the exit status."""
-    host, number = parse_options(arguments)
+    options = parse_options(arguments)
     open_missing_streams()
-    address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     try:
-        connection = Connection(host, number)
+        connection = Connection(options.host, options.port)
     except (OSError, UnicodeError) as error:
-        print(f"Cannot connect to {address}: {reason_of(error, host)}", file=sys.stderr)
+        reason = reason_of(error, options.host)
+        print(f"Cannot connect to {address_of(options)}: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return Client(connection, address).run()
+    return Client(options, connection).run()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import errno
 import fcntl
 import os
+import select
 import shutil
 import signal
 import socket
@@ -118,6 +119,8 @@ class ColourTest(unittest.TestCase):
             ("Denied.: hello", ""),
             ("Denied. joins.", client.DIM),
             ("Denied. (to Beth): hello", client.BOLD),
+            ("Denied. (at 12:04): hello", ""),
+            ("Tom (at 12:04): hello", ""),
             ("Usage: who", client.RED),
             ("Usage: hello", ""),
             ("who", ""),
@@ -125,6 +128,47 @@ class ColourTest(unittest.TestCase):
         ):
             with self.subTest(line=line):
                 self.assertEqual(client.colour_of(line), colour)
+
+
+class FoldTest(unittest.TestCase):
+    def test_a_line_is_broken_between_words_and_indented(self) -> None:
+        url, hill, accented = "https://example.org/a-long-address", "\u5c71", "e\u0301"
+        for text, rows in (
+            ("", [""]),
+            ("Tom: hi", ["Tom: hi"]),
+            ("x" * 20, ["x" * 20]),
+            ("Tom: one two three four five", ["Tom: one two three", "  four five"]),
+            ("Tom: exactly twenty!", ["Tom: exactly twenty!"]),
+            ("Tom: exactly twenty! 1", ["Tom: exactly twenty!", "  1"]),
+            ("Tom: a   b", ["Tom: a   b"]),
+            ("Tom: hi" + " " * 50 + "David: no", ["Tom: hi", "  David: no"]),
+            ("Tom: hi" + "\u3000" * 50 + "David: no", ["Tom: hi", "  David: no"]),
+            ("Tom: hi" + "\u00a0" * 9 + "David: no", ["Tom: hi", "  David: no"]),
+            (f"Tom: {url} is it", [f"Tom: {url}", "  is it"]),
+            (f"Tom: see {url}", [f"Tom: see {url}"]),
+            (f"Tom: {hill * 20}", [f"Tom: {hill * 7}", f"  {hill * 9}", f"  {hill * 4}"]),
+            (f"Tom: {hill * 2} {hill * 7}", [f"Tom: {hill * 2}", f"  {hill * 7}"]),
+            (f"Tom: {accented * 25}", [f"Tom: {accented * 15}", f"  {accented * 10}"]),
+            (f"Tom: {accented * 9} {accented * 9}", [f"Tom: {accented * 9}", f"  {accented * 9}"]),
+        ):
+            with self.subTest(text=text):
+                self.assertEqual([row.rstrip() for row in client.fold(text, 20).split("\n")], rows)
+
+    def test_no_row_but_the_first_of_a_message_begins_at_the_margin(self) -> None:
+        blanks = " \u00a0\u2003\u3000\u2800\u3164\u115f"
+        for blank in blanks:
+            for count in range(60):
+                rows = client.fold(f"Tom: hi{blank * count}David:{blank}I give up", 20).split("\n")
+                with self.subTest(blank=blank, count=count):
+                    self.assertTrue(all(row.startswith("  ") for row in rows[1:]))
+                    self.assertLessEqual(max(map(client.width_of, rows)), 20)
+
+    def test_an_emoji_that_terminals_draw_in_two_widths_has_room_for_the_wider(self) -> None:
+        rows = client.fold("Tom: " + "\u2764\ufe0f" * 20, 20).split("\n")
+        self.assertLessEqual(max(2 * row.count("\u2764") for row in rows[1:]), 18)
+
+    def test_a_window_of_one_column_is_survived(self) -> None:
+        self.assertIn("\u5c71", client.fold("Tom: hi \u5c71\u5c71 x", 1))
 
 
 class LayoutTest(unittest.TestCase):
@@ -168,9 +212,9 @@ class KeyboardTest(unittest.TestCase):
             ("\u00e9".encode(), ["\u00e9"]),
             ("\U0001f600".encode(), ["\U0001f600"]),
             (b"\x1b[A", [client.Editor.older]),
-            (b"\x1bOH", [client.Editor.home]),
-            (b"\x1b[1;5D", [client.Editor.word_left]),
-            (b"\x1b[200~\x1b[A\x1b[201~", [*"\x1b[A"]),
+            (b"\x1bOH", [client.KEYS["\x01"]]),
+            (b"\x1b[1;5D", [client.KEYS["\x1bb"]]),
+            (b"\x1b[200~\x1b[A\x1b[201~", ["\x1b[A"]),
         ):
             with self.subTest(data=data):
                 keyboard = client.Keyboard()
@@ -318,9 +362,7 @@ class ConnectionTest(unittest.TestCase):
             lines.append(f"send all {len(lines)} {'x' * 200}")
             self.connection.send(lines[-1].encode())
         is_under_way = self.connection.unsent != lines[-1].encode() + b"\n"
-        self.connection.send(b"who")
         self.connection.drop_unsent()
-        self.assertNotIn(b"who", self.connection.unsent)
         self.assertEqual(bool(self.connection.unsent), is_under_way)
         heard = [self.server.hear() for _ in lines[:-1]]
         self.assertEqual(heard, lines[:-1])
@@ -328,6 +370,33 @@ class ConnectionTest(unittest.TestCase):
         self.connection.send(b"logout")
         rest = [lines[-1], "logout"] if is_under_way else ["logout"]
         self.assertEqual([self.server.hear() for _ in rest], rest)
+
+    def test_the_lines_that_never_reached_the_server_are_known(self) -> None:
+        self.connection.send(b"login Tom Tom11")
+        self.assertEqual(self.server.hear(), "login Tom Tom11")
+        lines: list[bytes] = []
+        while not self.connection.unsent:
+            lines.append(f"send all {len(lines)} {'x' * 200}".encode())
+            self.connection.send(lines[-1])
+        undelivered = self.connection.undelivered()
+        self.assertGreater(len(undelivered), 1)
+        self.assertLess(len(undelivered), len(lines))
+        self.assertEqual(undelivered, lines[-len(undelivered) :])
+        self.server.reset()
+        select.select([self.connection.socket], [], [], PATIENCE)
+        with self.assertRaises(ConnectionResetError):
+            self.connection.receive_some()
+        self.assertEqual(self.connection.undelivered(), undelivered)
+
+    def test_what_has_reached_the_server_is_not_undelivered(self) -> None:
+        lines = [f"send all {number}" for number in range(3000)]
+        for line in lines:
+            self.connection.send(line.encode())
+            self.assertEqual(self.server.hear(), line)
+        info = self.connection.socket.getsockopt
+        while info(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28] != bytes(4):
+            select.select([], [], [], 0.001)  # the acknowledgement is on its way
+        self.assertEqual(self.connection.undelivered(), [])
 
     def test_closing_is_a_reset_until_the_logout(self) -> None:
         self.connection.socket.close()
@@ -417,10 +486,10 @@ class ClientProcess:
 
 
 def wait_until_full(connection: socket.socket) -> None:
-    """Wait until nothing has been added to what can be read for a fifth of a second."""
+    """Wait until much can be read, and nothing has been added to it for a tenth of a second."""
     waiting = -1
-    while waiting != (waiting := bytes_waiting(connection)) or not waiting:
-        time.sleep(0.2)
+    while waiting != (waiting := bytes_waiting(connection)) or waiting < 1000:
+        time.sleep(0.1)  # nobody can be asked whether the sender is stuck
 
 
 def bytes_waiting(connection: socket.socket) -> int:
@@ -542,15 +611,59 @@ class PipeTest(unittest.TestCase):
                 FakeServer() as server,
                 ClientProcess(server) as process,
             ):
-                server.say("The server is shutting down.")
+                server.say("Tom joins.")
                 stdout = process.process.stdout
                 assert stdout is not None
-                self.assertEqual(stdout.readline(), b"The server is shutting down.\n")
+                self.assertEqual(stdout.readline(), b"Tom joins.\n")
                 lose(server)
                 self.assertEqual(process.process.wait(PATIENCE), 1)
                 _, _, errors = process.finish()
                 address = f"127.0.0.1:{server.port}"
                 self.assertEqual(errors.decode(), f"Connection to {address} lost.\n")
+
+    def test_a_connection_that_the_server_ended_with_a_farewell_is_not_called_lost(self) -> None:
+        for farewell in (
+            "The server is shutting down.",
+            "Denied. Tom logged in from another connection.",
+            "Denied. No login within 60 minutes.",
+            "Denied. Too many failed logins.",
+            "Denied. Your account was removed.",
+            "Denied. The server is busy.",
+            "Denied. This room is encrypted. Use: python client.py --tls",
+        ):
+            with self.subTest(farewell), FakeServer() as server, ClientProcess(server) as process:
+                server.say(farewell)
+                server.die()
+                self.assertEqual(process.process.wait(PATIENCE), 1)
+                _, output, errors = process.finish()
+                self.assertEqual(output.decode(), f"{farewell}\n")
+                self.assertEqual(errors.decode(), f"Disconnected from 127.0.0.1:{server.port}.\n")
+
+    def test_a_lost_connection_leaves_the_rest_of_the_input_alone(self) -> None:
+        with FakeServer() as server, subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
+            assert yes.stdout is not None
+            with ClientProcess(server, yes.stdout.fileno()) as process:
+                server.die()
+                status, _, errors = process.finish()
+            yes.kill()
+        self.assertEqual(status, 1)
+        self.assertEqual(errors.decode(), f"Connection to 127.0.0.1:{server.port} lost.\n")
+
+    def test_the_lines_of_a_pipe_that_never_arrived_are_named(self) -> None:
+        with tempfile.TemporaryFile() as script:
+            script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 100_000)
+            script.seek(0)
+            with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
+                wait_until_full(server.client)
+                server.reset()
+                status, _, errors = process.finish()
+        self.assertEqual(status, 1)
+        lines = errors.decode().splitlines()
+        self.assertEqual(lines[0], f"Connection to 127.0.0.1:{server.port} lost.")
+        self.assertIn(len(lines), range(2, 7))
+        self.assertEqual(
+            set(lines[1:]), {"Not delivered: send all hello hello hello hello hello hello"}
+        )
 
     def test_standard_input_may_be_a_file(self) -> None:
         with tempfile.TemporaryFile() as script:
@@ -604,6 +717,15 @@ class PipeTest(unittest.TestCase):
             status, _, errors = process.finish()
             self.assertEqual((status, errors), (-signal.SIGINT, b""))
             self.assertEqual(server.hear_reset(), [])
+
+    def test_a_signal_to_end_gives_128_and_its_number(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number), FakeServer() as server, ClientProcess(server) as process:
+                process.type(LOGIN)
+                server.hear()
+                process.process.send_signal(number)
+                self.assertEqual(process.process.wait(PATIENCE), 128 + number)
+                self.assertEqual(server.hear_reset(), [])
 
     def test_a_killed_client_is_a_reset_and_holds_back_little_of_what_was_typed(self) -> None:
         with tempfile.TemporaryFile() as script:
@@ -687,7 +809,7 @@ class StartTest(unittest.TestCase):
             (
                 ConnectionRefusedError(),
                 "192.168.1.5",
-                "Start a server on that machine: python server.py --host 0.0.0.0",
+                "python server.py --host 0.0.0.0 (on that machine)",
             ),
             (TimeoutError(), "192.168.1.5", "firewall"),
             (no_name, "nowhere", "no machine of that name is known"),
@@ -718,6 +840,9 @@ class StartTest(unittest.TestCase):
                 result = run_client(*options)
                 self.assertEqual(result.returncode, 2)
                 self.assertIn(sentence, result.stderr.decode().split("\n")[-2])
+
+    def test_help_lists_the_commands_too(self) -> None:
+        self.assertIn(client.HELP, run_client("--help").stdout.decode())
 
     def test_help_and_version_need_no_server(self) -> None:
         self.assertEqual(run_client("--version").stdout.decode(), f"client.py {client.VERSION}\n")

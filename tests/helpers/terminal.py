@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -31,6 +32,7 @@ class Terminal:
         columns: int = 80,
         echo: bool = True,
         environment: dict[str, str] | None = None,
+        options: Sequence[str] = (),
         stdin: int | None = None,
         stdout: int | None = None,
     ) -> None:
@@ -40,9 +42,10 @@ class Terminal:
             self.set_echo(False)
         self.settings = termios.tcgetattr(self.slave)
         self.output = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.seen = 0  # characters of the output that were waited for
         self.process = subprocess.Popen(
-            [sys.executable, *program, "--port", str(server.port)],
+            [sys.executable, *program, "--port", str(server.port), *options],
             stdin=self.slave if stdin is None else stdin,
             stdout=self.slave if stdout is None else stdout,
             stderr=self.slave,
@@ -83,7 +86,7 @@ class Terminal:
         """Take in what the client writes; tell whether there was anything."""
         if not select.select([self.master], [], [], timeout)[0]:
             return False
-        self.output += os.read(self.master, 65536).decode("utf-8", "replace")
+        self.output += self.decoder.decode(os.read(self.master, 65536))
         return True
 
     def expect(self, wanted: str) -> str:
@@ -92,7 +95,7 @@ class Terminal:
         while (found := self.output.find(wanted, self.seen)) < 0:
             left = deadline - time.monotonic()
             if left < 0 or not self.read(left):
-                raise AssertionError(f"{wanted!r} never came: {self.output[self.seen :]!r}")
+                raise AssertionError(f"{wanted!r} never came: {self.output[self.seen :][-2000:]!r}")
         before = self.output[self.seen : found]
         self.seen = found + len(wanted)
         return before
@@ -103,7 +106,7 @@ class Terminal:
         while self.process.poll() is None:
             self.read(0.01)
             if time.monotonic() > deadline:
-                raise AssertionError(f"still running: {self.output[self.seen :]!r}")
+                raise AssertionError(f"still running: {self.output[self.seen :][-2000:]!r}")
         while self.read(0):
             pass
         return self.process.returncode

@@ -19,11 +19,11 @@ import tempfile
 import threading
 import time
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyte
-from wcwidth import wcwidth
+from wcwidth import wcswidth, wcwidth
 
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT, child_environment
@@ -65,13 +65,29 @@ def picture(screen: pyte.Screen) -> Picture:
 
 def expected(columns: int, lines: list[str], text: str, cursor: int) -> Picture:
     """Return the picture of a terminal to which all this was simply printed, in its order."""
-    above = "".join(f"{line}\r\n" for line in lines)
+    above = "".join(f"{broken(line, columns)}\r\n" for line in lines)
     typed = "> " + text
     place = folded(typed, columns)[1][cursor + 2]
     screen = pyte.Screen(columns, ROWS)
     pyte.Stream(screen).feed(above + "\x1b[?7l" + folded(typed, columns)[0])
     last_row = folded(typed, columns)[1][-1][0]
     return picture(screen)[0], (screen.cursor.y - last_row + place[0], place[1])
+
+
+def broken(line: str, columns: int) -> str:
+    """Return a line that arrives in rows, the further ones indented by two columns."""
+    rows, used = [""], 0
+    for word in re.findall(" +|[!-~]+|[^ -~]", line):  # no test has a word of ASCII and others
+        width = wcswidth(word)
+        if width > columns - 2 and used < columns:
+            width = columns - used  # left to the terminal; what follows begins a new row
+        if used + width > columns:
+            rows.append("  ")
+            used = 2
+        if not (word.isspace() and rows[-1] == "  "):
+            rows[-1] += word
+            used += width
+    return "\r\n".join(rows)
 
 
 def folded(text: str, columns: int) -> tuple[str, list[tuple[int, int]]]:
@@ -100,6 +116,7 @@ class Emulator:
         self.stream = pyte.Stream(self.screen)
         self.terminal = Terminal(server, columns=columns, environment={"NO_COLOR": "1"})
         self.drawn = 0
+        self.greeting = f"Connected to 127.0.0.1:{server.port}. Type help for the commands."
         self.terminal.expect("> ")
 
     def close(self) -> None:
@@ -161,7 +178,7 @@ class PictureTest(unittest.TestCase):
                 emulator.close()
 
     def assert_picture(self, emulator: Emulator, lines: list[str], text: str, cursor: int) -> None:
-        wanted = expected(emulator.columns, lines, text, cursor)
+        wanted = expected(emulator.columns, [emulator.greeting, *lines], text, cursor)
         emulator.wait_for(lambda: picture(emulator.screen) == wanted)
         self.assertEqual(picture(emulator.screen), wanted)
 
@@ -256,7 +273,8 @@ class PictureTest(unittest.TestCase):
             is_below_empty = not any(shown[first + len(prompt) :])
             is_drawn = shown[first : first + len(prompt)] == wanted and is_below_empty
             above = [line for line in shown[:first] if line.startswith("Beth: ")]
-            junk = [line for line in shown[:first] if not line.startswith("Beth: ")]
+            others = [line for line in shown[:first] if not line.startswith("Beth: ")]
+            junk = [line for line in others if line and line not in emulator.greeting]
             is_only_junk = all(line in "> " + text for line in junk)
             if kind == "cut":
                 is_only_junk = not junk
@@ -336,7 +354,7 @@ def type_under_fire(count: int, lines_per_second: int = 200) -> str:
     assert [row for row in rows if row.startswith("Beth")] == [
         f"Beth: fire {number}" for number in range(fired)
     ], "an arriving line was lost, changed or shown twice"
-    typed = [row for row in rows if not row.startswith("Beth")]
+    typed = [row for row in rows if not row.startswith(("Beth", "Connected"))]
     assert [row for row in typed if row != ">"] == [f"> {line}" for line in lines], "junk rows"
     assert typed.count(">") == 1, "more than one prompt"
     return f"{count} lines typed in {seconds:.1f} s while {fired} arrived: none lost, none changed"
@@ -354,14 +372,15 @@ def all_rows(screen: pyte.HistoryScreen) -> list[str]:
 class Tmux:
     """A client in a real terminal, in a tmux server of our own."""
 
-    def __init__(self, server: FakeServer, columns: int) -> None:
+    def __init__(self, server: FakeServer, columns: int, options: Sequence[str] = ()) -> None:
         self.folder = tempfile.mkdtemp(prefix="chatroom-")
         self.socket = str(Path(self.folder) / "tmux")
-        client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port)])
+        client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port), *options])
         command = f"TERM=tmux {client}; echo status $?; read end"
         self.run(*("-f", os.devnull, "new-session", "-d", "-x", str(columns), "-y", "12", command))
         server.accept()
-        self.wait_for(lambda: self.rows()[0] == ">")
+        self.greeting = f"Connected to 127.0.0.1:{server.port}. Type help for the commands."
+        self.wait_for(lambda: ">" in self.rows())
 
     def run(self, *arguments: str) -> str:
         return subprocess.run(
@@ -416,9 +435,15 @@ class TmuxTest(unittest.TestCase):
 
     def assert_screen(self, tmux: Tmux, rows: list[str], column: int) -> None:
         """Hold everything that was ever on the screen, and the cursor's column, to this."""
-        wanted = (rows, column)
-        tmux.wait_for(lambda: (tmux.all_rows(), tmux.cursor()[1]) == wanted)
-        self.assertEqual((tmux.all_rows(), tmux.cursor()[1]), wanted)
+
+        def shown() -> tuple[str, list[str], int]:
+            all_rows = tmux.all_rows()
+            greeting = "".join(all_rows[: -len(rows)]).replace(" ", "")
+            return greeting, all_rows[-len(rows) :], tmux.cursor()[1]
+
+        wanted = (tmux.greeting.replace(" ", ""), rows, column)
+        tmux.wait_for(lambda: shown() == wanted)
+        self.assertEqual(shown(), wanted)
 
     def test_half_typed_text_survives_a_resize(self) -> None:
         lines = [f"Beth: line {number}" for number in range(30)]
@@ -436,12 +461,12 @@ class TmuxTest(unittest.TestCase):
         with self.tmux() as (server, tmux):
             tmux.type("send all \U0001f468\u200d\U0001f469\u200d\U0001f467 fam")
             server.say("Beth: hi")
-            tmux.wait_for(lambda: tmux.rows()[1].endswith("fam"))
+            tmux.wait_for(lambda: tmux.rows()[2].endswith("fam"))
             row, column = tmux.cursor()
-            self.assertEqual(row, 1)
+            self.assertEqual(row, 2)
             tmux.type("!")
-            tmux.wait_for(lambda: tmux.rows()[1].endswith("fam!"))
-            self.assertEqual(tmux.cursor(), (1, column + 1))
+            tmux.wait_for(lambda: tmux.rows()[2].endswith("fam!"))
+            self.assertEqual(tmux.cursor(), (2, column + 1))
 
     def test_a_paste_is_its_lines(self) -> None:
         with self.tmux() as (server, tmux):
@@ -451,13 +476,22 @@ class TmuxTest(unittest.TestCase):
             self.assertEqual([server.hear() for _ in lines[:-1]], lines[:-1])
             self.assert_screen(tmux, [f"> {line}" for line in lines], 14)
 
-    def test_the_server_dies_and_the_shell_comes_back(self) -> None:
+    def test_the_server_dies_and_comes_back_under_a_half_typed_line(self) -> None:
         with self.tmux() as (server, tmux):
             tmux.type("half-typed")
-            tmux.wait_for(lambda: tmux.rows()[0] == "> half-typed")
+            tmux.wait_for(lambda: tmux.rows()[1] == "> half-typed")
             server.die()
             lost = f"Connection to 127.0.0.1:{server.port} lost."
-            self.assert_screen(tmux, ["> half-typed", lost, "status 1"], 0)
+            again = "Press Enter to connect again, Ctrl-D to end."
+            self.assert_screen(tmux, [lost, again, "> half-typed"], 12)
+            tmux.type("", "Enter")
+            server.accept()
+            rows = [lost, again, "> half-typed", tmux.greeting, ">"]
+            self.assert_screen(tmux, rows, 2)
+            server.die()
+            self.assert_screen(tmux, [*rows[:-1], lost, again, ">"], 2)
+            tmux.type("", "C-d")
+            self.assert_screen(tmux, [*rows[:-1], lost, again, ">", "status 1"], 0)
 
 
 CAPTURES = {
@@ -470,17 +504,46 @@ CAPTURES = {
 
 def print_captures() -> None:
     for title, (text, back) in CAPTURES.items():
-        with FakeServer() as server:
-            tmux = Tmux(server, 60)
-            try:
-                server.say("login confirmed", "Beth joins.")
-                tmux.type(text, *["Left"] * back)
-                print(f"{title}, before:\n{capture(tmux, text)}")
-                server.say("Beth: hello Tom", "David (to Tom): " + "wait for me " * 5)
-                tmux.wait_for(lambda tmux=tmux: "wait for me" in "".join(tmux.rows()))  # type: ignore[misc]
-                print(f"{title}, after two lines have arrived:\n{capture(tmux, text)}")
-            finally:
-                tmux.close()
+        with captured() as (server, tmux):
+            server.say("login confirmed", "Beth joins.")
+            tmux.type(text, *["Left"] * back)
+            print(f"{title}, before:\n{capture(tmux, text)}")
+            server.say("Beth: hello Tom", "David (to Tom): " + "wait for me " * 5)
+            shown = capture(tmux, "wait for me " * 5 + text)
+            print(f"{title}, after two lines have arrived:\n{shown}")
+    with captured() as (server, tmux):
+        print(f"The first minute:\n{capture(tmux, tmux.greeting)}")
+        tmux.type("hello everybody", "Enter")
+        print(f"After an unknown command:\n{capture(tmux, 'To speak: send all Message.')}")
+    with captured() as (server, tmux):
+        server.say("login confirmed", "Beth: when is it due?")
+        tmux.type("send all on Fri")
+        print(f"A line half typed:\n{capture(tmux, 'send all on Fri')}")
+        server.die()
+        print(f"The server is gone:\n{capture(tmux, 'Ctrl-D to end. > send all on Fri')}")
+        tmux.type("", "Enter")
+        server.accept()
+        print(f"It is back, after Enter:\n{capture(tmux, tmux.greeting + ' >')}")
+        tmux.type("login Tom Tom11", "Enter")
+        server.say("login confirmed")
+        tmux.type("", "Up")
+        print(f"After a login, and Up:\n{capture(tmux, 'confirmed > send all on Fri')}")
+    with captured() as (server, tmux):
+        server.say("Beth: I think I have it" + " " * 90 + "David: I give up")
+        print(f"Padding:\n{capture(tmux, 'David: I give up >')}")
+    with captured("--time") as (server, tmux):
+        server.say("Tom (at 09:58): good morning", "Beth joins.", "Beth: hi", "Beth (to Tom): psst")
+        print(f"With --time:\n{capture(tmux, 'psst >')}")
+
+
+@contextlib.contextmanager
+def captured(*options: str) -> Iterator[tuple[FakeServer, Tmux]]:
+    with FakeServer() as server:
+        tmux = Tmux(server, 60, options)
+        try:
+            yield server, tmux
+        finally:
+            tmux.close()
 
 
 def capture(tmux: Tmux, text: str) -> str:

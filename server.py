@@ -135,6 +135,8 @@ RECENT_SECONDS = 10.0  # an editor that saves may not know accounts that are you
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Session.receive
+Result = TypeVar("Result")
+Number = TypeVar("Number", int, float)
 
 # --------------------------------------------------------------------------------------------------
 # Wire: bytes in; out come commands, or Denied with the exact reply. No sockets, no files, and no
@@ -395,8 +397,6 @@ def is_web_request(line: bytes) -> bool:
 # Three records describe a connection, and each has one owner. The Session belongs to its thread.
 # The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
 # which lines are sent, belongs to whoever has the courier's turn. Nobody else touches their fields.
-
-
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
@@ -485,8 +485,6 @@ class Session:
     def raise_if_reset(self) -> None:
         # `recv` alone cannot tell: a `send` of the courier's may have taken the error away before.
         self.socket.getpeername()
-
-    # The commands, each by its name.
 
     def login(self, userid: str, password: str) -> None:
         visitor, server = self.visitor, self.server
@@ -588,8 +586,6 @@ class Session:
 
 # --------------------------------------------------------------------------------------------------
 # Room: who is in, who waits at the door, and the order in which all of them hear what is said.
-
-
 @dataclass(slots=True, eq=False)
 class Visitor:
     """One connection as the room sees it: at the door while `userid` is None, then inside."""
@@ -814,8 +810,6 @@ class Room:
 #
 # An outbox that cannot be written to (reset, stalled, over its bound) is lost: what waits is thrown
 # away, Room.leave is told the reason, and the shutdown of both sides wakes the reader for step 4.
-
-
 @dataclass(slots=True, eq=False)
 class Outbox:
     """The sending side of a connection; all of it belongs to whoever has the courier's turn."""
@@ -949,39 +943,34 @@ class Courier:
                 self._send(outbox, b"".join(lines))
             self._part(outbox)
 
-    # The steps that can be ordered.
+    # The steps that can be ordered: take a connection on, have it hear what is said to all, say a
+    # line to all but one, or to one alone, end a connection, and note that its reader has ended.
 
     def open(self, outbox: Outbox, _: bytes) -> None:
-        """Take a new connection on."""
         self.outboxes.add(outbox)
 
     def listen(self, outbox: Outbox, _: bytes) -> None:
-        """From here on, the outbox gets what is said to all."""
         if not outbox.hung_up:
             self._own(outbox)
             outbox.listening = True
             self.listeners[outbox] = None
 
     def broadcast(self, omit: Outbox, data: bytes) -> None:
-        """A line to all who listen, but for one."""
         self.said.append(data)
         if omit.listening:
             self._own(omit).pop()  # the line that it is not to get
 
     def unicast(self, outbox: Outbox, data: bytes) -> None:
-        """A line to one."""
         if not outbox.hung_up:
             self._own(outbox).append(data)
 
     def hang_up(self, outbox: Outbox, _: bytes) -> None:
-        """From here on, the outbox gets nothing."""
         if not outbox.hung_up:
             self._own(outbox)
             outbox.hung_up, outbox.listening = True, False
             self.listeners.pop(outbox, None)
 
     def release(self, outbox: Outbox, _: bytes) -> None:
-        """The outbox's reader has ended and is done with the socket."""
         self._own(outbox)
         outbox.released = True
 
@@ -995,8 +984,6 @@ class Courier:
             outbox.own += self.said[outbox.heard :]
         outbox.heard = len(self.said)
         return outbox.own
-
-    # Sending.
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
         """Send behind what already waits; keep what the kernel does not take."""
@@ -1257,8 +1244,6 @@ def open_log(path: Path) -> FileIO:
 # address, a mistyped password counts for its own UserID alone, and their hundred new accounts are
 # free. Who shares an address with a flood shares its fate in two things: new accounts may be used
 # up, and connections may be evicted before login.
-
-
 class Allowance:
     """How often something may happen, by key: `burst` times at once, then every `seconds`.
 
@@ -1322,9 +1307,6 @@ def show_address(host: str, port: int) -> str:
     """Return an address as people write it; IPv4 as IPv4, also where it came in by way of IPv6."""
     host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-Result = TypeVar("Result")
 
 
 class Hashing:
@@ -1486,9 +1468,6 @@ def read_account(line: str) -> tuple[str, str]:
     return userid, second
 
 
-UTF8_BEGUN = codecs.getincrementaldecoder("utf-8")
-
-
 def is_torn(lines: Sequence[str], index: int) -> bool:
     """Tell whether a line is what a crash leaves of one that this server was writing.
 
@@ -1501,7 +1480,7 @@ def is_torn(lines: Sequence[str], index: int) -> bool:
     head = " " + HASH_HEAD.format(*HASH_COST)
     try:
         # The cut may be within a character, which a decoder that waits for more leaves out.
-        line = UTF8_BEGUN().decode(line.encode(errors="surrogateescape"))
+        line = codecs.getincrementaldecoder("utf-8")().decode(line.encode(errors="surrogateescape"))
         userid, comma, second = line.partition(",")
         rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
         # More may have followed in the name: "all" alone is reserved, "all000" is not.
@@ -1564,7 +1543,8 @@ class Accounts:
             self.tidy(hash_passwords)
         except (OSError, AccountsError) as error:
             self.close()
-            raise AccountsError(self._describe(error)) from None
+            text = f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
+            raise AccountsError(text) from None
         if self.seen and self.seen[-1] & stat.S_IROTH and os.name == "posix":
             advice = f"Keep the hashes to yourself: chmod 600 {self.name}"
             self.warn(f"{self.name}: others on this machine may read it. {advice}")
@@ -1583,15 +1563,13 @@ class Accounts:
             advice = "Stop that one, or name another file with --users."
             raise AccountsError(f"{self.name} is in use by another server. {advice}") from None
         except OSError as error:  # a file system without locks
-            self.warn(f"{self._describe(error)} See to it that no second server uses it.")
+            advice = "See to it that no second server uses it."
+            self.warn(f"{self.name}: {explain(error)}. {advice}")
 
     def close(self) -> None:
         if self.lock_file is not None:
             os.close(self.lock_file)
             self.lock_file = None
-
-    def _describe(self, error: OSError | AccountsError) -> str:
-        return f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
 
     def verify(self, userid: str, password: str) -> bool:
         """Tell whether the password is the user's; costs one hash even if there is no such user."""
@@ -1649,11 +1627,11 @@ class Accounts:
             self.seen_since = time.monotonic()
             try:
                 self._load()
-            except (OSError, AccountsError) as error:
-                self.tell(self._describe(error))
+            except AccountsError as error:
+                self.tell(str(error))
 
     def _load(self, may_be_torn: bool = False) -> None:
-        """Read the file, if there is one. Raises OSError or AccountsError."""
+        """Read the file, if there is one. Raises AccountsError."""
         if (users := self._read()) is None:
             return
         if users.is_torn and not may_be_torn:
@@ -1733,6 +1711,8 @@ class Accounts:
         except FileNotFoundError:
             self.seen = None
             return None
+        except OSError as error:
+            raise AccountsError(f"{self.name}: {explain(error)}.") from None
         self.is_unfinished = not data.endswith(b"\n")
         return read_users(data, self.name)
 
@@ -1844,8 +1824,6 @@ def sync_folder(path: Path) -> None:
 # --------------------------------------------------------------------------------------------------
 # Server: listens, accepts, and stops. It has the main thread to itself, so that a signal is heard
 # at once whatever the rest is doing.
-
-
 class Server:
     """A room that is open to the network."""
 
@@ -2048,8 +2026,6 @@ def handle_signals(stop: Callable[[int, FrameType | None], None]) -> None:
 
 # --------------------------------------------------------------------------------------------------
 # Main: options, users.txt, listen; then serve until Ctrl-C or SIGTERM.
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; return the exit status: 0 after a signal, 1 if it cannot run."""
     options = parse_options(arguments)
@@ -2086,7 +2062,6 @@ ADVICE = {
     errno.EADDRNOTAVAIL: ANOTHER_HOST,
     socket.EAI_NONAME: ANOTHER_HOST,
 }
-Number = TypeVar("Number", int, float)
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:

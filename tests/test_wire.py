@@ -196,7 +196,9 @@ class DoorTest(ServerTest):
         self.assertEqual(talker.rest(), ["Denied. This room is not encrypted."])
 
     def test_strangers_get_a_line_a_second_and_the_rest_is_counted(self) -> None:
-        altered = altered_server({"FAILURE_DELAY": 0, "LOGIN_TRIES": 100, "STRANGER_SECONDS": 3600})
+        altered = altered_server(
+            {"FAILURE_DELAY": 0, "LOGIN_TRIES": 9, "STRANGER_SECONDS": 3600, "WATCH_SECONDS": 0.05}
+        )
         running = self.start(program=altered)
         talker = self.connect(running)
         for _ in range(5):

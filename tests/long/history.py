@@ -24,11 +24,13 @@ from unittest import mock
 
 import server
 from tests.helpers import suite
+from tests.helpers.census import eventually
 from tests.helpers.process import (
     AS_IT_IS,
     CHEAP_PASSWORD,
     PATIENCE,
     ROOT,
+    LineReader,
     ServerProcess,
     altered_server,
     child_environment,
@@ -40,11 +42,11 @@ KEPT = 1000  # lines that a joiner is told
 SPEAKERS = [f"Speaker{number}" for number in range(8)]
 JOINERS = [f"Joiner{number}" for number in range(4)]
 WATCHER = "Watcher"
-PRIVATE_EVERY = 10  # of a speaker's lines, one is for another speaker alone
-FULL, QUICK = 40_000, 3_000  # lines of each speaker
+FULL, QUICK = 150, 12  # visits of each joiner; the others talk on until all are done
+LONGEST = 20  # bytes of a line
 STAY = 2000  # bytes heard live before a joiner goes again
 TIME_LIMIT = 600.0  # seconds for all that is said
-COST_LIMIT = 1.1  # times as long may Room.say take with history off as without such code
+COST_LIMIT = 1.15  # times as long may Room.say take with history off as without such code
 
 HISTORY_LINE = re.compile(r"(\w+) \(at [0-2]\d:[0-5]\d\): (.*)")
 
@@ -54,56 +56,61 @@ HISTORY_LINE = re.compile(r"(\w+) \(at [0-2]\d:[0-5]\d\): (.*)")
 # --------------------------------------------------------------------------------------------------
 
 
-def speak(host: str, port: str, count: str) -> None:
-    """Be all speakers: start at a line on standard output that all are in; print what was heard."""
+def speak(host: str, port: str) -> None:
+    """Be all speakers, from "in" on standard output to a line on standard input.
+
+    Prints "said" when all is said and heard; after one more line on standard input, how many public
+    lines each said, then how many private ones each said, then how many each heard.
+    """
     talkers = [Talker(host, int(port)) for _ in SPEAKERS]
     for talker, userid in zip(talkers, SPEAKERS, strict=True):
         talker.send(f"login {userid} {CHEAP_PASSWORD}")
         talker.until("login confirmed")
         talker.socket.settimeout(None)
-    print("in", flush=True)
-    heard = [0 for _ in talkers]  # private lines
+        # Else megabytes of lines wait in the kernel, and are still to be said when all is over.
+        talker.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    said = [0 for _ in talkers]
+    secrets = [0 for _ in talkers]
+    heard = [0 for _ in talkers]
+    enough = threading.Event()
     listeners = [
         threading.Thread(target=count_private, args=(talker, heard, place))
         for place, talker in enumerate(talkers)
     ]
-    for listener in listeners:
-        listener.start()
     speakers = [
-        threading.Thread(target=say_all, args=(talker, place, int(count)))
+        threading.Thread(target=say_all, args=(talker, place, enough, said, secrets))
         for place, talker in enumerate(talkers)
     ]
-    for speaker in speakers:
-        speaker.start()
+    print("in", flush=True)
+    for thread in (*listeners, *speakers):
+        thread.start()
+    sys.stdin.readline()
+    enough.set()
     for speaker in speakers:
         speaker.join()
-    deadline = time.monotonic() + TIME_LIMIT
-    while min(heard) < secrets_of(int(count)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    # A private line is each speaker's last: once all are heard, all has been said.
+    eventually(lambda: sum(heard) == sum(secrets), "all private lines heard", TIME_LIMIT)
     print("said", flush=True)
-    sys.stdin.readline()  # until everybody else has heard it
+    sys.stdin.readline()
     for talker in talkers:
         talker.send("logout")
     for listener in listeners:
         listener.join()
-    print(*heard, flush=True)
+    print(*said, *secrets, *heard, flush=True)
 
 
-def say_all(talker: Talker, place: int, count: int) -> None:
+def say_all(
+    talker: Talker, place: int, enough: threading.Event, said: list[int], secrets: list[int]
+) -> None:
     neighbour = SPEAKERS[(place + 1) % len(SPEAKERS)]
-    for first in range(0, count, 50):
+    while not enough.is_set():
         lines = []
-        for number in range(first, first + 50):
-            lines.append(f"send all {number}")
-            if number % PRIVATE_EVERY == 0:
-                lines.append(f"send {neighbour} secret {number}")
+        for _ in range(5):
+            lines += [f"send all {number}" for number in range(said[place], said[place] + 10)]
+            lines.append(f"send {neighbour} secret {said[place]}")
+            said[place] += 10
+            secrets[place] += 1
         talker.send(*lines)
-    talker.send(f"send {neighbour} secret last")  # once this is heard, all has been said
-
-
-def secrets_of(count: int) -> int:
-    """Return how many private lines a speaker says."""
-    return len(range(0, count, PRIVATE_EVERY)) + 1
 
 
 def count_private(talker: Talker, heard: list[int], place: int) -> None:
@@ -142,17 +149,10 @@ class Ear:
             self.has_ended = True
             self.news.notify_all()
 
-    def wake(self) -> None:
-        """Have who waits look again."""
+    def wait(self, size: int) -> None:
+        """Wait for so many bytes in all, or the end."""
         with self.news:
-            self.news.notify_all()
-
-    def wait(self, size: int, is_over: Callable[[], bool]) -> None:
-        """Wait for so many bytes in all, or the end of this connection, or that of everything."""
-        with self.news:
-            enough = self.news.wait_for(
-                lambda: self.size >= size or self.has_ended or is_over(), PATIENCE
-            )
+            enough = self.news.wait_for(lambda: self.size >= size or self.has_ended, PATIENCE)
         assert enough, "nothing came"
 
     def lines(self) -> list[str]:
@@ -181,7 +181,8 @@ class Joiner:
 
     server: ServerProcess
     userid: str
-    over: threading.Event
+    count: int  # of its visits
+    watcher: Ear
     visits: list[Visit] = field(default_factory=list)
     failure: BaseException | None = None
 
@@ -194,24 +195,23 @@ class Joiner:
 
     def _join_again_and_again(self) -> None:
         joined, present = 0, False
-        while not self.over.is_set():
+        for number in range(self.count):
+            if number == self.count - 1:  # one visit at least has a whole history
+                self.watcher.wait(KEPT * LONGEST)
             talker = self.server.connect()
             talker.send(f"login {self.userid} {CHEAP_PASSWORD}")
             ear = Ear(talker)
             visit = Visit(self.userid, ear, -1 if present else joined)
             joined += not present
             self.visits.append(visit)
-            ear.wait(1, self.over.is_set)
-            ear.wait(ear.size + STAY, self.over.is_set)
-            present = len(self.visits) % 3 == 0
+            ear.wait(1)
+            ear.wait(ear.size + STAY)
+            present = number % 3 == 1 and number < self.count - 1
             if present:  # the next visit takes the place of this one
                 visit.taken_over = True
                 continue
             talker.send("logout")
             ear.thread.join(PATIENCE)
-        if present:
-            self.visits[-1].taken_over = False
-            self.visits[-1].ear.talker.send("logout")
 
 
 @dataclass
@@ -299,46 +299,38 @@ def joins_while_others_talk(quick: bool) -> str:
     count = QUICK if quick else FULL
     as_it_is = hold_joins(count, AS_IT_IS)
     # A gap between two steps is hardly ever met where threads switch every 5 ms.
-    restless = hold_joins(count // 4, altered_server(first="sys.setswitchinterval(1e-6)"))
+    restless = hold_joins(count // 3, altered_server(first="sys.setswitchinterval(1e-6)"))
     return f"{as_it_is}; with threads switched all the time: {restless}"
 
 
 def hold_joins(count: int, program: Sequence[str]) -> str:
-    """Have each speaker say so many lines while the joiners come and go."""
+    """Have each joiner come and go so many times while all others talk."""
     people = [WATCHER, *SPEAKERS, *JOINERS]
     options = ("--history", str(KEPT), "--rate", "0", "--max-clients", str(len(people)))
     with running_server(people, options, program=program) as running:
         watcher = running.login(WATCHER)
-        arguments = (running.host, str(running.port), str(count))
         ear = Ear(watcher)
-        over = threading.Event()
-        joiners = [Joiner(running, userid, over) for userid in JOINERS]
+        joiners = [Joiner(running, userid, count, ear) for userid in JOINERS]
         threads = [threading.Thread(target=joiner.run, daemon=True) for joiner in joiners]
-        with contextlib.closing(Speakers(arguments)) as speakers:
+        with contextlib.closing(Speakers(running)) as speakers:
             began = time.monotonic()
             for thread in threads:
                 thread.start()
-            speakers.until("said")
-            seconds = time.monotonic() - began
-            over.set()
-            for joiner in joiners:
-                for visit in joiner.visits:
-                    visit.ear.wake()
             for thread in threads:
-                thread.join(4 * PATIENCE)
+                thread.join(TIME_LIMIT)
             assert not any(thread.is_alive() for thread in threads), "a joiner is stuck"
-            private = speakers.finish()
+            speakers.stop()
+            seconds = time.monotonic() - began
+            said, secrets, private = speakers.finish()
         watcher.send("logout")
         heard = Heard(ear.lines())
     failures = [joiner.failure for joiner in joiners if joiner.failure]
     assert not failures, failures
-    said = len(SPEAKERS) * count
-    assert len(heard.chat) == said, f"the watcher heard {len(heard.chat)} of {said}"
-    for userid in SPEAKERS:
+    assert len(heard.chat) == sum(said), f"the watcher heard {len(heard.chat)} of {sum(said)}"
+    for userid, number in zip(SPEAKERS, said, strict=True):
         own = [line for line in heard.chat if line.startswith(f"{userid}: ")]
-        hold_same(own, [f"{userid}: {number}" for number in range(count)], userid)
-    secrets = secrets_of(count)
-    assert private == [secrets for _ in SPEAKERS], private
+        hold_same(own, [f"{userid}: {place}" for place in range(number)], userid)
+    assert private == secrets[-1:] + secrets[:-1], (private, secrets)
     visits = [visit for joiner in joiners for visit in joiner.visits]
     lengths = [heard.hold(visit) for visit in visits]
     whole = sum(history == KEPT for history, _ in lengths)
@@ -347,9 +339,9 @@ def hold_joins(count: int, program: Sequence[str]) -> str:
     assert taken, "nobody took a place over"
     assert whole, "nobody had a whole history"
     return (
-        f"{said} public and {len(SPEAKERS) * secrets} private lines in {seconds:.1f} s "
-        f"({said / seconds:.0f} public a second); {len(visits)} joins, {taken} of them by taking "
-        f"over, {whole} with all {KEPT} lines of history; live lines of a visit: "
+        f"{sum(said)} public and {sum(secrets)} private lines in {seconds:.1f} s "
+        f"({sum(said) / seconds:.0f} public a second); {len(visits)} joins, {taken} of them by "
+        f"taking over, {whole} with all {KEPT} lines of history; live lines of a visit: "
         f"{min(live)}/{statistics.median(live):.0f}/{max(live)} (least/median/most); "
         f"{sum(history for history, _ in lengths)} lines of history and {sum(live)} live ones, "
         "none missing, twice or swapped"
@@ -359,35 +351,43 @@ def hold_joins(count: int, program: Sequence[str]) -> str:
 class Speakers:
     """The process of the speakers."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, running: ServerProcess) -> None:
         code = "import sys; from tests.long.history import speak; speak(*sys.argv[1:])"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-c", code, running.host, str(running.port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
             env=child_environment(),
         )
         assert self.process.stdout is not None
-        self.out = self.process.stdout
-        self.until("in")
+        self.out = LineReader(self.process.stdout)
+        self.out.until("in")
 
-    def until(self, wanted: str) -> None:
-        timer = threading.Timer(TIME_LIMIT, self.process.kill)
-        timer.start()
-        line = self.out.readline().decode().strip()
-        timer.cancel()
-        assert line == wanted, f"the speakers said {line!r} instead of {wanted!r}"
+    def stop(self) -> None:
+        """Have them stop, and wait until all that they said is heard."""
+        self._tell()
+        self.out.until("said", TIME_LIMIT)
 
-    def finish(self) -> list[int]:
-        """Have them log out; return how many private lines each heard."""
-        out, _ = self.process.communicate(b"\n", TIME_LIMIT)
-        return [int(word) for word in out.split()]
+    def finish(self) -> tuple[list[int], list[int], list[int]]:
+        """Have them log out; return the public and private lines said, and those heard, of each."""
+        self._tell()
+        counts = [int(word) for word in (self.out.next() or "").split()]
+        size = len(SPEAKERS)
+        return counts[:size], counts[size : 2 * size], counts[2 * size :]
+
+    def _tell(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.out.close()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -34,6 +34,9 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     screen          the picture on the terminal, cell by cell; pyte, tmux              30 s,  3 min
     faults          every fault, and how long it delays the others; Linux, root for
                     some (network namespaces, a small disk), else these skip           60 s, 10 min
+    links           links that die, come back and flap, a router that forwards no more;
+                    Linux, root: network namespaces, else these skip                   65 s,  7 min
+    history         joiners with --history while eight users talk as fast as they can   3 s, 10 s
 
 The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop; Linux, a C compiler,
 ngircd. Its load generator and the loops are in bench/.                                60 s, 30 min

@@ -117,7 +117,7 @@ CONNECTION_OPTIONS = (  # each is set if the system has it
     ("TCP_KEEPINTVL", 10),  # ... then probes 10 s apart, ...
     ("TCP_KEEPCNT", 3),  # ... three of them, or ...
     ("TCP_USER_TIMEOUT", 55_000),  # ... 55 s (in ms) on top, if data was sent meanwhile
-    ("TCP_RTO_MAX_MS", 5_000),  # after a dead link is back, talk goes on within so long, not 24 s
+    ("TCP_RTO_MAX_MS", 3_000),  # after a dead link is back, talk goes on within so long, not 24 s
 )
 TCP_RTO_MAX_MS = 44  # Linux 6.15's option, which Python has no name for yet
 WRITER_LIMIT = 10_000  # lines that wait for a slow terminal or disk before some are not shown

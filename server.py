@@ -1588,22 +1588,28 @@ class Accounts:
         Raises AccountsError if it cannot be saved; the file is then as it was.
         """
         patience = time.monotonic() + 5 * SETTLED_SECONDS
-        self.refresh()
-        while self.is_unfinished and not self.is_settled() and time.monotonic() < patience:
-            time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished its line
-            self.refresh()
+        while True:
+            with self.lock:
+                self._refresh()
+                is_being_written = self.is_unfinished and not self.is_settled()
+                if not is_being_written or time.monotonic() > patience:
+                    if userid in self.records:  # perhaps ours, in a copy made while it was written
+                        return self.records[userid] == record
+                    made = time.time()
+                    new = {**self.dropped, userid: record}
+                    if self._save(new):
+                        self.recent.update({name: (new[name], made) for name in new})
+                        self.records[userid] = record
+                        self.dropped = {}
+                        return True
+            time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished
+
+    def put_back(self) -> None:
+        """Append what an editor has overwritten, before it is too late. Raises AccountsError."""
         with self.lock:
             self._refresh()
-            while userid not in self.records:
-                made = time.time()
-                new = {**self.dropped, userid: record}
-                if self._save(new):
-                    self.recent.update({name: (new[name], made) for name in new})
-                    self.records[userid] = record
-                    self.dropped = {}
-                else:  # somebody has replaced the file this moment, perhaps by a copy with the line
-                    self._refresh()
-            return self.records[userid] == record
+            if self.dropped:
+                self._save(self.dropped)
 
     def _save(self, new: dict[str, str]) -> bool:
         """Append accounts; write a file that is gone anew, with all accounts that are known."""
@@ -1721,6 +1727,8 @@ class Accounts:
         try:
             with opened(self.path, os.O_RDWR | os.O_APPEND) as file:
                 before = os.fstat(file)
+                if fingerprint_of(before) != self.seen:
+                    return False  # an editor has saved just now: look again, before it is too late
                 if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
                     with contextlib.suppress(OSError):  # its owner was told at the start
                         os.chmod(self.path, 0o600)
@@ -1734,8 +1742,7 @@ class Accounts:
                         os.ftruncate(file, before.st_size)
                     raise
                 after = os.fstat(file)
-                is_alone = after.st_size == before.st_size + len(data)
-                if is_alone and fingerprint_of(before) == self.seen:
+                if after.st_size == before.st_size + len(data):
                     self.seen = fingerprint_of(after)  # else somebody wrote to it: look again
                 return is_named(file, self.path)
         except FileNotFoundError:
@@ -1898,7 +1905,7 @@ class Server:
         known = None
         while not self.stopping.wait(WATCH_SECONDS):
             self.display.tell_unshown()
-            if self.room.users:
+            if self.room.users or self.accounts.recent:
                 self.accounts.tidy(hash_all)
                 if self.accounts.is_settled() and known is not self.accounts.records:
                     known = self.accounts.records
@@ -1949,6 +1956,8 @@ class Server:
         self.room.close()
         self.courier.stop()
         self.courier_thread.join(STOP_SECONDS)
+        with contextlib.suppress(AccountsError):  # nobody is there any more to be told
+            self.accounts.put_back()
         for writer in self.display.writers:
             writer.close(max(0.2, deadline - time.monotonic()))
         return went_well

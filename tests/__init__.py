@@ -32,6 +32,8 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     crash           kill -9 at every step; 100,000 accounts; other tools' hashes;
                     passlib                                                             6 s,  2 min
     screen          the picture on the terminal, cell by cell; pyte, tmux              30 s,  3 min
+    foreign         telnet, PuTTY, nc, curl, ssh as clients; editors on users.txt; logrotate;
+                    README's unit and container; Debian's packages, else these skip    25 s,  3 min
     faults          every fault, and how long it delays the others; Linux, root for
                     some (network namespaces, a small disk), else these skip           60 s, 10 min
     links           links that die, come back and flap, a router that forwards no more;

@@ -553,7 +553,7 @@ def quiet_room(
         connection = mock.Mock(spec=socket.socket)
         connection.send = take_all
         outbox = server.Outbox(connection, lambda reason: None)
-        visitor = server.Visitor(outbox, "192.0.2.1:9", b"", counted_by=b"")
+        visitor = server.Visitor(outbox, "192.0.2.1:9", b"")
         room.arrive(visitor)
         room.enter(visitor, userid)
         visitors.append(visitor)

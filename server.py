@@ -129,6 +129,7 @@ THREAD_STACK = 256 * 1024  # bytes; the default of 8 MiB would cost address spac
 
 HASH_COST = (14, 8, 1)  # RFC 7914's log2(N), r and p: 16 MiB and some 50 ms for each try
 HASH_MEMORY = 1 << 28  # bytes; a line in users.txt that asks for more is refused
+PROGRESS_SECONDS = 1.0  # between lines that tell how far hashing is
 WATCH_SECONDS = 1.0  # between looks at users.txt while anybody is in
 SETTLED_SECONDS = 2.0  # users.txt has stayed as it is for so long: no editor is writing it
 RECENT_SECONDS = 10.0  # an editor that saves may not know accounts that are younger than this
@@ -1799,7 +1800,7 @@ def hash_passwords(passwords: Sequence[str]) -> list[str]:
     with ThreadPoolExecutor(CORES) as pool:
         for record in pool.map(hash_password, passwords):
             records.append(record)
-            if time.monotonic() - told > 1:
+            if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 complain(f"Hashing passwords: {len(records)} of {len(passwords)}.")
     return records

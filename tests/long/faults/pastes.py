@@ -23,7 +23,7 @@ UNDER_WAY = 16 * 1024  # bytes that the two kernels may hold of what somebody ha
 LEFT = "Tom left."
 
 
-@fault("900 lines queued, then a reset: dropped at once, the place is free", fast=True)
+@fault("900 lines queued, then a reset: dropped at once, the place is free")
 def queued_reset(stage: Stage) -> None:
     count = stage.choose(900, 100_000)
     full = ("--max-clients", "4")

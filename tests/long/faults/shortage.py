@@ -34,7 +34,7 @@ def limited(process: int, name: str, amount: int) -> Iterator[None]:
         resource.prlimit(process, what, (soft, hard))
 
 
-@fault("shown; no spinning; served when they are back", fast=True)
+@fault("shown; no spinning; served when they are back")
 def descriptors(stage: Stage) -> None:
     seconds = stage.choose(0.3, 10)
     constants = {"ACCEPT_PAUSE": 0.1} if stage.quick else {}

@@ -185,7 +185,7 @@ def post(path: str) -> bytes:
     return (head + body).encode()
 
 
-@fault("a web page's POST of commands: refused and closed, nothing obeyed", fast=True)
+@fault("a web page's POST of commands: refused and closed, nothing obeyed")
 def web_page(stage: Stage) -> None:
     long_path = "/" + "x" * 5000
     with stage.scene(("Tom",), constants=stage.hash_cost()) as scene:
@@ -255,7 +255,7 @@ def lookalikes(stage: Stage) -> None:
         stage.note(f"{len(DISGUISED)} refused, {len(WELCOME)} welcome")
 
 
-@fault("a password typed in the name's place is neither shown nor logged", fast=True)
+@fault("a password typed in the name's place is neither shown nor logged")
 def password_as_name(stage: Stage) -> None:
     with temporary_folder() as folder:
         log = folder / "log"

@@ -726,6 +726,12 @@ class Editor:
         if self.is_hidden and not self.is_done:
             self.end_line(None)
 
+    def has_interrupt(self) -> bool:
+        """Tell whether Ctrl-C is among the keys that came until the terminal was given back."""
+        if self.terminal.has_more():
+            self.typed_ahead.extend(self.keyboard.keys(self.terminal.read()))
+        return Editor.interrupt in self.typed_ahead
+
     def wait_for_keys(self, sending: socket.socket | None = None) -> None:
         can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
         if GONE in woken_with:
@@ -1449,7 +1455,9 @@ class Client:
         self.terminal.give_back()  # Ctrl-C is a signal again
         patience = self.connection.log_out()
         deadline = time.monotonic() + patience if self.terminal.is_terminal else None
-        is_interrupted = self.wait_for_end(deadline)
+        # A Ctrl-C from just before that is a key still, and nobody's if not looked for.
+        was_interrupted = isinstance(self.reader, Editor) and self.reader.has_interrupt()
+        is_interrupted = was_interrupted or self.wait_for_end(deadline)
         if isinstance(self.connection.failure, OutputClosed):
             return 1
         is_lost = self.connection.failure or not self.connection.has_ended

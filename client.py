@@ -77,7 +77,6 @@ help                     show this list"""
 # --------------------------------------------------------------------------------------------------
 # Grammar: how many words, how long, and whether a login came before. Which characters a name, a
 # password or a message may hold is left to the server, which never trusts a client anyway.
-# --------------------------------------------------------------------------------------------------
 
 USAGE = {
     "login": "login UserID Password",
@@ -171,7 +170,6 @@ def check_length(text: str, what: str, least: int, most: int) -> None:
 # Screen: the one owner of standard output. Whatever is shown goes through it, each time in one
 # write: take the prompt away, print, draw the prompt again. It draws from what it knows, never from
 # what may be on the terminal.
-# --------------------------------------------------------------------------------------------------
 
 DIM, BOLD, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
@@ -398,7 +396,6 @@ class Screen:
 # Terminal: all that knows termios, and what the main thread waits for. Signals only wake it with
 # their number, the receiver does with GONE. They are obeyed where the main thread looks, so that
 # nothing is interrupted half way.
-# --------------------------------------------------------------------------------------------------
 
 PASTE_ON, PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 GONE = 0  # not a signal's number
@@ -525,7 +522,6 @@ def set_handler(handler: Handler | signal.Handlers, *names: str) -> None:
 # --------------------------------------------------------------------------------------------------
 # Editor: bytes become keys (Keyboard), a key changes the text (Line) or looks through older ones
 # (History), and the screen shows what came of it. KEYS, at the end, says which key does what.
-# --------------------------------------------------------------------------------------------------
 
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
 # A key is a character, or ESC and: a letter (Alt), O and a letter (function keys), [ [ and a letter
@@ -922,9 +918,6 @@ KEYS = {code: action for action, codes in KEY_TABLE for code in codes}
 # Plain lines: from a pipe, a file, or a terminal without escape sequences. Such a terminal edits
 # and echoes its lines itself, and its settings stay as they were found: in Emacs' shell it echoes
 # nothing, as Emacs does.
-# --------------------------------------------------------------------------------------------------
-
-
 class PlainLines:
     """Of a line over MAX_LINE only so much is kept that the check will refuse it."""
 
@@ -1009,7 +1002,6 @@ def ask_password(prompt: str) -> bytes | None:
 # Connection: the socket, and the receiver, the one thread that reads it. The main thread writes.
 # Whatever ends the client but a logout is a reset: what a killed client has typed ahead is dropped,
 # here and at the server, instead of being said over the next minutes.
-# --------------------------------------------------------------------------------------------------
 
 # struct linger: on or off, and 0 seconds; its fields are shorter on Windows.
 FIELD = 2 if sys.platform == "win32" else 4
@@ -1181,7 +1173,6 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 # --------------------------------------------------------------------------------------------------
 # Client: the conversation, from the first prompt to the exit status. It outlives its connections: a
 # person whose connection is lost stays in it, and Enter makes a new one.
-# --------------------------------------------------------------------------------------------------
 
 WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
 LOGIN_REFUSED = (

@@ -476,7 +476,7 @@ class Terminal:
         return HAS_TERMIOS and bool(select.select([0], [], [], 0)[0])
 
     def wake(self) -> None:
-        """Have `wait` return GONE. For any thread."""
+        """Have `wait` raise Gone. For any thread."""
         self.waker.send(bytes([GONE]))
 
     def wait(
@@ -485,11 +485,13 @@ class Terminal:
         """Wait to be woken, for `keyboard`, or until `sending` takes more.
 
         timeout: in seconds, None for ever. Return whether standard input can be read, and the
-        numbers that this was woken with.
+        signals that this was woken with. Raises Gone.
         """
         watched = [self.waiting.fileno()] + [0] * keyboard
         ready = select.select(watched, [sending] if sending else [], [], timeout)[0]
         woken_with = self.waiting.recv(4096) if self.waiting.fileno() in ready else b""
+        if GONE in woken_with:
+            raise Gone
         return 0 in ready, woken_with
 
 
@@ -730,8 +732,6 @@ class Editor:
 
     def wait_for_keys(self, sending: socket.socket | None = None) -> None:
         can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
-        if GONE in woken_with:
-            raise Gone
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
@@ -962,8 +962,7 @@ class PlainLines:
 
     def wait_to_send(self, connection: socket.socket | None) -> bool:
         """Wait until the connection takes more. Raises Gone."""
-        if GONE in self.terminal.wait(keyboard=False, sending=connection)[1]:
-            raise Gone
+        self.terminal.wait(keyboard=False, sending=connection)
         return False
 
     def drop_typed_ahead(self) -> None:
@@ -973,12 +972,9 @@ class PlainLines:
         self.lines.clear()
 
     def read_more(self) -> None:
-        if HAS_TERMIOS:  # else the read is all that can be waited for
-            can_read, woken_with = self.terminal.wait(keyboard=True)
-            if GONE in woken_with:
-                raise Gone
-            if not can_read:
-                return
+        # Without termios, the read is all that can be waited for.
+        if HAS_TERMIOS and not self.terminal.wait(keyboard=True)[0]:
+            return
         data = self.terminal.read()
         if data:
             *lines, rest = (self.rest + data).split(b"\n")
@@ -1289,9 +1285,8 @@ class Client:
             if self.is_lost:
                 return self.connect_again(line)
             if self.connection.has_ended:
-                while GONE not in self.terminal.wait(keyboard=False)[1]:
-                    pass
-                raise Gone
+                while True:  # until Gone, which is on its way
+                    self.terminal.wait(keyboard=False)
             return self.obey(line)
         except Denied as refusal:
             self.screen.show([str(refusal)])
@@ -1464,9 +1459,9 @@ class Client:
             if not sending:
                 self.connection.end_sending()
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
-            woken_with = self.terminal.wait(keyboard=False, sending=sending, timeout=seconds)[1]
-            if signal.SIGINT in woken_with:
-                return True
+            with contextlib.suppress(Gone):  # the loop's own condition tells
+                if signal.SIGINT in self.terminal.wait(False, sending, timeout=seconds)[1]:
+                    return True
             if seconds == 0:
                 break
             self.connection.flush()

@@ -77,7 +77,6 @@ help                     show this list"""
 # --------------------------------------------------------------------------------------------------
 # Grammar: how many words, how long, and whether a login came before. Which characters a name, a
 # password or a message may hold is left to the server, which never trusts a client anyway.
-# --------------------------------------------------------------------------------------------------
 
 USAGE = {
     "login": "login UserID Password",
@@ -129,7 +128,12 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
     if command in ("send", "who") and not is_logged_in:
         raise Denied("Denied. Please login first.")
     if command == "send":
-        return check_send(rest or "")
+        recipient, message = cut_word(rest or "")
+        if message is None:
+            raise Denied(f"Usage: {USAGE['send']}")
+        if not 1 <= len(message.strip()) <= 256:
+            raise Denied("Denied. Message must be 1 to 256 characters.")
+        return command, recipient, message.strip()
     words = words_of(text)
     if len(words) != len(USAGE[command].split()):
         raise Denied(f"Usage: {USAGE[command]}")
@@ -149,15 +153,6 @@ def words_of(text: str) -> list[str]:
     return [word for word in re.split(f"[{SEPARATORS}]+", text) if word]
 
 
-def check_send(rest: str) -> tuple[str, str, str]:
-    recipient, message = cut_word(rest)
-    if message is None:
-        raise Denied(f"Usage: {USAGE['send']}")
-    if not 1 <= len(message.strip()) <= 256:
-        raise Denied("Denied. Message must be 1 to 256 characters.")
-    return "send", recipient, message.strip()
-
-
 def check_length(text: str, what: str, least: int, most: int) -> None:
     """Raise Denied unless text has `least` to `most` code points in NFC."""
     # No letter is more than four code points before. What has more is not even normalised: that
@@ -171,12 +166,10 @@ def check_length(text: str, what: str, least: int, most: int) -> None:
 # Screen: the one owner of standard output. Whatever is shown goes through it, each time in one
 # write: take the prompt away, print, draw the prompt again. It draws from what it knows, never from
 # what may be on the terminal.
-# --------------------------------------------------------------------------------------------------
 
 DIM, BOLD, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
-BELL = "\a"
 INDENT = "  "
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
@@ -228,8 +221,7 @@ def fold(text: str, columns: int) -> str:
 
     So no padding makes the rest of a message look like a line of its own. A word longer than a row
     is left to the terminal to break, which keeps a web address in one piece; what follows it begins
-    a new row. Where not all of such a word is ASCII, as in scripts without spaces, it is broken
-    here: it could hold something that looks like a space.
+    a new row. One that is not all ASCII is broken here, as it could hold what looks like a space.
     """
     if width_of(text) <= columns:
         return text
@@ -306,14 +298,13 @@ class Screen:
     def __init__(self, is_editing: bool) -> None:
         self.is_editing = is_editing
         self.is_coloured = is_editing and not os.environ.get("NO_COLOR")
-        self.rewraps = os.environ.get("TERM", "").startswith("tmux")  # the one that surely does
         self.lock = threading.Lock()
         # Unbuffered: nothing waits in Python, so there is nothing to flush on any way out.
         self.output = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
         self.prompt = ""  # the prompt and text that are on the screen now, "" for none
         self.text = ""
         self.cursor = 0
-        self.layout: Layout | None = None  # how they were last drawn
+        self.layout = Layout("", 0, 1)  # how they were last drawn
 
     def show(self, lines: list[str], colour: str = "", stamp: str = "", bell: str = "") -> None:
         """Print whole lines, above the prompt if there is one.
@@ -340,7 +331,6 @@ class Screen:
 
     def clear(self) -> None:
         with self.lock:
-            self.layout = None
             self.write(CLEAR_SCREEN + self.draw())
 
     def dress(self, line: str, colour: str, stamp: str) -> str:
@@ -358,13 +348,11 @@ class Screen:
             return ""
         if not self.is_editing:
             return "\n"  # what was typed so far stays where it is, and in the terminal's hands
-        if not self.layout:
-            return ""
         # In a window made narrower, some terminals break the rows that are too long, others cut
-        # them. What was above the cursor when it was drawn is surely ours in both: it is better to
-        # leave a row of junk than to erase a row of the chat.
+        # them. What was above the cursor when it was drawn is surely ours in both: a row of junk
+        # left there is better than a row of the chat erased.
         above = self.layout.cursor_row
-        if self.rewraps:
+        if os.environ.get("TERM", "").startswith("tmux"):  # the one that surely breaks them
             above = self.layout.rewrapped_rows_above(window_size()[0])
         # The space keeps the cursor off the top left corner, where tmux takes CLEAR_BELOW for the
         # end of a screenful and moves it to the scrollback.
@@ -398,7 +386,6 @@ class Screen:
 # Terminal: all that knows termios, and what the main thread waits for. Signals only wake it with
 # their number, the receiver does with GONE. They are obeyed where the main thread looks, so that
 # nothing is interrupted half way.
-# --------------------------------------------------------------------------------------------------
 
 PASTE_ON, PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 GONE = 0  # not a signal's number
@@ -427,10 +414,7 @@ class Terminal:
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
 
     def take(self, interruptible: bool = False) -> None:
-        """Have every key as it is pressed, and nothing done by the terminal itself.
-
-        interruptible: but for Ctrl-C, which is a signal.
-        """
+        """Have the terminal do nothing by itself, but for the signal of Ctrl-C if interruptible."""
         if not (self.found and self.is_editing):
             return
         raw = [*self.found[:6], [*self.found[6]]]
@@ -479,7 +463,7 @@ class Terminal:
         return HAS_TERMIOS and bool(select.select([0], [], [], 0)[0])
 
     def wake(self) -> None:
-        """Have `wait` return GONE. For any thread."""
+        """Have `wait` raise Gone. For any thread."""
         self.waker.send(bytes([GONE]))
 
     def wait(
@@ -488,11 +472,13 @@ class Terminal:
         """Wait to be woken, for `keyboard`, or until `sending` takes more.
 
         timeout: in seconds, None for ever. Return whether standard input can be read, and the
-        numbers that this was woken with.
+        signals that this was woken with. Raises Gone.
         """
         watched = [self.waiting.fileno()] + [0] * keyboard
         ready = select.select(watched, [sending] if sending else [], [], timeout)[0]
         woken_with = self.waiting.recv(4096) if self.waiting.fileno() in ready else b""
+        if GONE in woken_with:
+            raise Gone
         return 0 in ready, woken_with
 
 
@@ -505,15 +491,9 @@ def window_size() -> tuple[int, int]:
     return columns or 80, rows or 24  # a new pseudo-terminal says 0 by 0
 
 
-def can_edit() -> bool:
-    is_terminal = os.isatty(0) and os.isatty(1)
-    return is_terminal and HAS_TERMIOS and os.environ.get("TERM", "") not in ("", "dumb")
-
-
-Handler = Callable[[int, "FrameType | None"], None]
-
-
-def set_handler(handler: Handler | signal.Handlers, *names: str) -> None:
+def set_handler(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *names: str
+) -> None:
     """Handle the signals of these names that this system has."""
     for name in names:
         number = getattr(signal, name, None)
@@ -525,7 +505,6 @@ def set_handler(handler: Handler | signal.Handlers, *names: str) -> None:
 # --------------------------------------------------------------------------------------------------
 # Editor: bytes become keys (Keyboard), a key changes the text (Line) or looks through older ones
 # (History), and the screen shows what came of it. KEYS, at the end, says which key does what.
-# --------------------------------------------------------------------------------------------------
 
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
 # A key is a character, or ESC and: a letter (Alt), O and a letter (function keys), [ [ and a letter
@@ -718,18 +697,21 @@ class Editor:
     def drop_typed_ahead(self) -> None:
         """Forget what was typed or pasted behind the line on the screen, and half a password."""
         while self.terminal.has_more() or self.keyboard.is_pasting:
-            data = self.terminal.read()
-            if not data:
+            if not (data := self.terminal.read()):
                 break
             self.keyboard.keys(data)
         self.typed_ahead.clear()
         if self.is_hidden and not self.is_done:
             self.end_line(None)
 
+    def has_interrupt(self) -> bool:
+        """Tell whether Ctrl-C is among the keys that came until the terminal was given back."""
+        if self.terminal.has_more():
+            self.typed_ahead.extend(self.keyboard.keys(self.terminal.read()))
+        return Editor.interrupt in self.typed_ahead
+
     def wait_for_keys(self, sending: socket.socket | None = None) -> None:
         can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
-        if GONE in woken_with:
-            raise Gone
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
@@ -741,23 +723,17 @@ class Editor:
         # A new window size needs nothing but the next draw.
 
     def draw(self) -> None:
-        if self.is_hidden:
-            self.screen.edit(self.prompt)
-        elif self.query is not None:
-            self.screen.edit(f"(search '{self.query}') ", self.line.text, self.line.cursor)
-        else:
-            self.screen.edit(self.prompt, self.line.text, self.line.cursor)
+        prompt = self.prompt if self.query is None else f"(search '{self.query}') "
+        line = Line() if self.is_hidden else self.line
+        self.screen.edit(prompt, line.text, line.cursor)
 
     def press(self, key: str | Action) -> None:
-        if self.query is not None and self.is_for_search(key):
-            pass
-        elif isinstance(key, str):
-            self.line.insert(key)
-        else:
-            key(self)
+        if self.query is None or not self.is_for_search(key):
+            if isinstance(key, str):
+                self.line.insert(key)
+            else:
+                key(self)
         self.last_key = key
-
-    # A line, from its start to its end.
 
     def start_line(self) -> None:
         self.is_done = False
@@ -789,8 +765,6 @@ class Editor:
     def hang_up(self) -> None:
         self.is_done, self.result = True, None
 
-    # What changes it.
-
     def erase(self) -> None:
         self.line.cut(self.line.left(), self.line.cursor)
 
@@ -801,9 +775,6 @@ class Editor:
         removed = self.line.cut(start, end)
         if not self.is_hidden:  # or Ctrl-Y would show a password at the next prompt
             self.removed = removed
-
-    def put_back(self) -> None:
-        self.line.insert(self.removed)
 
     def complete(self) -> None:
         head = self.line.text[: self.line.cursor]
@@ -819,8 +790,6 @@ class Editor:
         if common == word and self.last_key == Editor.complete:
             self.screen.show(["  ".join(found)])
         self.line.insert(common[len(word) :])
-
-    # The history, and the search through it.
 
     def older(self) -> None:
         self.go_to(self.history.place - 1)
@@ -875,12 +844,10 @@ Place = Callable[[Line], int]
 
 
 def moves(place: Place) -> Action:
-    """Return the action that moves the cursor to a place in the line."""
     return lambda editor: setattr(editor.line, "cursor", place(editor.line))
 
 
 def cuts(start: Place, end: Place) -> Action:
-    """Return the action that cuts what is between two places in the line."""
     return lambda editor: editor.cut(start(editor.line), end(editor.line))
 
 
@@ -896,7 +863,7 @@ KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (cuts(Line.space_left, Line.here), ("\x17",)),  # Ctrl-W
     (cuts(Line.word_left, Line.here), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
     (cuts(Line.here, Line.word_right), ("\x1bd",)),  # Alt-D
-    (Editor.put_back, ("\x19",)),  # Ctrl-Y
+    (lambda editor: editor.line.insert(editor.removed), ("\x19",)),  # Ctrl-Y
     (Editor.erase, ("\x08", "\x7f")),  # Backspace
     (Editor.delete, ("\x1b[3~",)),  # Delete
     (Editor.delete_or_end, ("\x04",)),  # Ctrl-D
@@ -916,9 +883,6 @@ KEYS = {code: action for action, codes in KEY_TABLE for code in codes}
 # Plain lines: from a pipe, a file, or a terminal without escape sequences. Such a terminal edits
 # and echoes its lines itself, and its settings stay as they were found: in Emacs' shell it echoes
 # nothing, as Emacs does.
-# --------------------------------------------------------------------------------------------------
-
-
 class PlainLines:
     """Of a line over MAX_LINE only so much is kept that the check will refuse it."""
 
@@ -951,7 +915,12 @@ class PlainLines:
 
     def read_hidden_line(self, prompt: str) -> bytes | None:
         if not HAS_TERMIOS:
-            return ask_password(prompt)
+            import getpass
+
+            try:
+                return getpass.getpass(prompt).encode("utf-8", "surrogateescape")
+            except (EOFError, KeyboardInterrupt):
+                return None
         self.terminal.hide_typing()
         try:
             if not self.has_prompt:  # as in `client.py | tee log`: ask on the terminal itself
@@ -963,8 +932,7 @@ class PlainLines:
 
     def wait_to_send(self, connection: socket.socket | None) -> bool:
         """Wait until the connection takes more. Raises Gone."""
-        if GONE in self.terminal.wait(keyboard=False, sending=connection)[1]:
-            raise Gone
+        self.terminal.wait(keyboard=False, sending=connection)
         return False
 
     def drop_typed_ahead(self) -> None:
@@ -974,12 +942,9 @@ class PlainLines:
         self.lines.clear()
 
     def read_more(self) -> None:
-        if HAS_TERMIOS:  # else the read is all that can be waited for
-            can_read, woken_with = self.terminal.wait(keyboard=True)
-            if GONE in woken_with:
-                raise Gone
-            if not can_read:
-                return
+        # Without termios, the read is all that can be waited for.
+        if HAS_TERMIOS and not self.terminal.wait(keyboard=True)[0]:
+            return
         data = self.terminal.read()
         if data:
             *lines, rest = (self.rest + data).split(b"\n")
@@ -990,20 +955,10 @@ class PlainLines:
             self.rest = b""
 
 
-def ask_password(prompt: str) -> bytes | None:
-    import getpass  # only where there is no termios
-
-    try:
-        return getpass.getpass(prompt).encode("utf-8", "surrogateescape")
-    except (EOFError, KeyboardInterrupt):
-        return None
-
-
 # --------------------------------------------------------------------------------------------------
 # Connection: the socket, and the receiver, the one thread that reads it. The main thread writes.
 # Whatever ends the client but a logout is a reset: what a killed client has typed ahead is dropped,
 # here and at the server, instead of being said over the next minutes.
-# --------------------------------------------------------------------------------------------------
 
 # struct linger: on or off, and 0 seconds; its fields are shorter on Windows.
 FIELD = 2 if sys.platform == "win32" else 4
@@ -1052,8 +1007,6 @@ class Connection:
         with contextlib.suppress(OSError):  # each only makes things better
             self.socket.setsockopt(level, option, value)
 
-    # The receiver.
-
     def receive(self, show: Callable[[list[str]], None], end: Callable[[], None]) -> None:
         """Call `show` with all lines that are there at a time, and `end` at the end."""
         if hasattr(signal, "pthread_sigmask"):  # signals are the main thread's business
@@ -1088,8 +1041,6 @@ class Connection:
         milliseconds = int.from_bytes(info[56:60], sys.byteorder)  # since the last one came
         is_waiting = info[24:28] != bytes(4)  # tcpi_unacked
         return is_waiting and milliseconds > UNHEARD * 1000
-
-    # Sending.
 
     def send(self, line: bytes) -> None:
         """Have a line sent as soon as the socket takes it: see `flush`."""
@@ -1143,10 +1094,6 @@ class Connection:
         self.send(b"logout")
         return LOGOUT_WAIT + max(0.0, self.backlog - PACED_FROM) / SLOWEST_PACE
 
-    def end_sending(self) -> None:
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)
-
     def reset(self) -> None:
         """Close with a reset: what the server has not read yet is dropped at both ends."""
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
@@ -1154,10 +1101,7 @@ class Connection:
 
 
 def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
-    """Yield the lines that arrive, all that are there at a time.
-
-    Invalid UTF-8 is replaced; a line over LONGEST_SHOWN comes in pieces.
-    """
+    """Yield the lines that arrive, all that are there at a time. Invalid UTF-8 is replaced."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     rest = ""
     while data := receive_some():
@@ -1175,7 +1119,6 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 # --------------------------------------------------------------------------------------------------
 # Client: the conversation, from the first prompt to the exit status. It outlives its connections: a
 # person whose connection is lost stays in it, and Enter makes a new one.
-# --------------------------------------------------------------------------------------------------
 
 WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
 LOGIN_REFUSED = (
@@ -1212,14 +1155,12 @@ class Room:
         return self.has_joined or "login" in self.unanswered
 
     def ask(self, command: tuple[str, ...]) -> None:
-        """Take note of a command that is about to be sent."""
         if command[0] in ("login", "newuser"):
             self.unanswered.append(command[0])
         if command[0] == "login":
             self.own_name = unicodedata.normalize("NFC", command[1])
 
     def learn(self, line: str) -> None:
-        """Take in a line from the server."""
         self.last_line = line
         if line == "login confirmed":
             self.has_joined = True
@@ -1243,14 +1184,13 @@ class Client:
         self.connection = connection
         self.address = address_of(options)
         self.room = Room()
-        self.is_editing = can_edit()
+        knows_escapes = HAS_TERMIOS and os.environ.get("TERM", "") not in ("", "dumb")
+        self.is_editing = knows_escapes and os.isatty(0) and os.isatty(1)
         self.terminal = Terminal(self.is_editing)
         self.screen = Screen(self.is_editing)
-        self.reader: Editor | PlainLines = (
-            Editor(self.screen, self.terminal, self.possible_words)
-            if self.is_editing
-            else PlainLines(self.screen, self.terminal)
-        )
+        self.reader: Editor | PlainLines = PlainLines(self.screen, self.terminal)
+        if self.is_editing:
+            self.reader = Editor(self.screen, self.terminal, self.possible_words)
         self.has_dropped = False  # Ctrl-C has dropped lines, and none was sent since
         self.is_leaving = False
         self.is_lost = False  # the connection has ended, and the person at the terminal knows
@@ -1281,8 +1221,6 @@ class Client:
         else:
             set_handler(signal.SIG_DFL, "SIGINT")  # end as any program in a pipe does
 
-    # The conversation.
-
     def is_going_on(self) -> bool:
         """Read and obey a line; tell whether there is more to come. Raises OutputClosed."""
         try:
@@ -1292,9 +1230,8 @@ class Client:
             if self.is_lost:
                 return self.connect_again(line)
             if self.connection.has_ended:
-                while GONE not in self.terminal.wait(keyboard=False)[1]:
-                    pass
-                raise Gone
+                while True:  # until Gone, which is on its way
+                    self.terminal.wait(keyboard=False)
             return self.obey(line)
         except Denied as refusal:
             self.screen.show([str(refusal)])
@@ -1375,8 +1312,6 @@ class Client:
         else:
             print(*lines, sep="\n", file=sys.stderr, flush=True)
 
-    # The connection, as the receiver tells of it.
-
     def begin(self) -> None:
         """Have the receiver show what arrives on a new connection."""
         self.room = Room()
@@ -1390,7 +1325,7 @@ class Client:
             self.room.learn(line)
         stamp = time.strftime("%H:%M ") if self.options.time else ""
         is_private = any(re.fullmatch(PRIVATE, line) for line in lines)
-        bell = BELL if self.options.bell and is_private and os.isatty(1) else ""
+        bell = "\a" if self.options.bell and is_private and os.isatty(1) else ""
         self.screen.show(lines, stamp=stamp, bell=bell)
 
     def end(self) -> None:
@@ -1449,7 +1384,9 @@ class Client:
         self.terminal.give_back()  # Ctrl-C is a signal again
         patience = self.connection.log_out()
         deadline = time.monotonic() + patience if self.terminal.is_terminal else None
-        is_interrupted = self.wait_for_end(deadline)
+        # A Ctrl-C that came before is still a key, in the hands of the Editor or of the kernel.
+        was_interrupted = isinstance(self.reader, Editor) and self.reader.has_interrupt()
+        is_interrupted = was_interrupted or self.wait_for_end(deadline)
         if isinstance(self.connection.failure, OutputClosed):
             return 1
         is_lost = self.connection.failure or not self.connection.has_ended
@@ -1463,11 +1400,12 @@ class Client:
         while not self.connection.has_ended:
             sending = self.connection.sending()
             if not sending:
-                self.connection.end_sending()
+                with contextlib.suppress(OSError):
+                    self.connection.socket.shutdown(socket.SHUT_WR)
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
-            woken_with = self.terminal.wait(keyboard=False, sending=sending, timeout=seconds)[1]
-            if signal.SIGINT in woken_with:
-                return True
+            with contextlib.suppress(Gone):  # the loop's own condition tells
+                if signal.SIGINT in self.terminal.wait(False, sending, timeout=seconds)[1]:
+                    return True
             if seconds == 0:
                 break
             self.connection.flush()
@@ -1476,13 +1414,6 @@ class Client:
 
 def end_by_signal(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # gives the terminal back on its way
-
-
-def open_missing_streams() -> None:
-    """Give closed standard streams (`<&-`) a descriptor, or the connection would take its place."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if stream is None:
-            os.open(os.devnull, os.O_RDWR)
 
 
 def address_of(options: SimpleNamespace) -> str:
@@ -1540,7 +1471,10 @@ def parse_options(arguments: list[str]) -> SimpleNamespace:
 def main(arguments: list[str]) -> int:
     """Run the client; return the exit status."""
     options = parse_options(arguments)
-    open_missing_streams()
+    # A closed standard stream (`<&-`) gets a descriptor, or the connection would take its place.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)
     try:
         connection = Connection(options.host, options.port)
     except (OSError, UnicodeError) as error:

@@ -445,7 +445,7 @@ class ConnectionTest(unittest.TestCase):
                     connection.send(b"who")
                     self.assertEqual(server.hear(), "who")
                 self.assertAlmostEqual(connection.log_out(), seconds, delta=1)
-                connection.end_sending()
+                connection.socket.shutdown(socket.SHUT_WR)
                 self.assertEqual(server.hear_all(), ["logout"])
                 connection.socket.close()
 

@@ -334,6 +334,22 @@ class EndTest(TerminalTest):
             self.assert_ends(terminal)
             self.server.hear_reset()
 
+    def test_a_ctrl_c_right_behind_the_logout_is_not_lost(self) -> None:
+        for keys in ("logout\r" + CTRL["C"], CTRL["C"] * 2, CTRL["D"] + CTRL["C"]):
+            with self.subTest(keys=keys), self.client(login=False) as terminal:
+                terminal.type(keys)
+                self.assert_ends(terminal)
+                self.server.hear_reset()
+                self.server.die()
+
+    def test_a_ctrl_c_while_the_terminal_is_given_back_is_not_lost(self) -> None:
+        with self.client(login=False, program=SLOW_GIVE_BACK) as terminal:
+            terminal.type("logout\r")
+            terminal.expect("giving back")
+            terminal.type(CTRL["C"])
+            self.assert_ends(terminal)
+            self.server.hear_reset()
+
     def test_a_resize_after_logout_does_not_cut_the_replies(self) -> None:
         with self.client() as terminal:
             terminal.type("logout\r")
@@ -620,6 +636,21 @@ class Hanging(client.Connection):
             time.sleep(60)
         super().__init__(host, port)
 client.Connection = Hanging
+sys.exit(client.main(sys.argv[1:]))
+""",
+)
+# A client that gives its terminal back only when a key has come that it has not read.
+SLOW_GIVE_BACK = (
+    "-c",
+    """
+import client, os, select, sys
+class Slow(client.Terminal):
+    def give_back(self):
+        if self.is_changed:
+            os.write(1, b"giving back")
+            select.select([0], [], [])
+        super().give_back()
+client.Terminal = Slow
 sys.exit(client.main(sys.argv[1:]))
 """,
 )

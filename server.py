@@ -13,9 +13,9 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
     who                         lists everyone in the room
     logout                      leaves; so does closing the connection
 
-A line of text travels down this page: bytes are framed and parsed (wire), checked against who may
-do what (session), said in the room (room) and sent to everyone (courier). What is off the way
-stands below: display and log, limits, records and accounts, and the server that listens.
+A line of text travels down this page: bytes are framed and parsed (wire, at the session's bidding),
+checked against who may do what (session), said in the room (room) and sent to everyone (courier).
+What is off the way stands below: display and log, limits, records, accounts, the server.
 
     bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
              '------- Wire -------'                   '-> display and log
@@ -397,7 +397,8 @@ def is_web_request(line: bytes) -> bool:
 #
 # Three records describe a connection, and each has one owner. The Session belongs to its thread.
 # The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
-# which lines are sent, belongs to whoever has the courier's turn. Nobody else touches their fields.
+# which lines are sent, belongs to whoever has the courier's turn. Two flags are set by others, once
+# and with nothing to follow from it at that moment: `is_protected`, and `linger` before `hang_up`.
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
@@ -540,6 +541,7 @@ class Session:
     def create_account(self, userid: str, password: str) -> None:
         """Make an account, and say so once it is on disk. Raises Denied."""
         server, visitor = self.server, self.visitor
+        server.accounts.refresh()
         is_new = userid not in server.accounts.records
         if is_new:
             make = partial(self.hash_unless_gone, password)
@@ -648,6 +650,9 @@ class Room:
         if evictable:
             crowd = random.sample(evictable, len(evictable))  # whose turn it is nobody can tell
             evicted = max(crowd, key=lambda visitor: counts[visitor.network])
+            is_of_crowd = counts[evicted.network] == max(counts.values())
+            if not is_of_crowd and len(self.lobby) <= 2 * max(LOBBY, self.limit):
+                return  # the crowd waits for hashes, and who comes from elsewhere need not pay
             evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
             self._remove(evicted, "Denied. The server is busy.")
             line = "Connection closed: the server is busy."
@@ -873,8 +878,9 @@ class Courier:
     def pause(self) -> None:
         """Wait while too many orders do. The courier waits for nobody, so this ends soon."""
         if len(self.orders) > BACKLOG_LIMIT:
-            with self.turn:  # whoever has it carries out what waits before giving it back
+            with self.turn:
                 pass
+            self.deliver()  # as others may have found the turn taken meanwhile
 
     def run(self) -> None:
         """Deliver what nobody else does, until the server stops and all outboxes are closed."""
@@ -1018,7 +1024,8 @@ class Courier:
             return
         del outbox.waiting[:sent]
         if outbox.waiting:
-            self._set_deadline(outbox, STALL_SECONDS)
+            if not outbox.hung_up:  # who has left is not given ever more time to read
+                self._set_deadline(outbox, STALL_SECONDS)
             return
         self._forget_deadline(outbox)
         self._part(outbox)
@@ -1183,7 +1190,8 @@ class Writer:
             data = body + (f"({missed} lines not shown)\n".encode() if missed else b"")
             written, failure = self._write(data)
             with self.gap:
-                self.missed += body[written:].count(b"\n") if failure else -missed
+                unwritten = body[max(written, len(line_end)) :]
+                self.missed += unwritten.count(b"\n") if failure else -missed
             if failure and not failed:
                 self.display.show(f"The {self.name} cannot be written: {explain(failure)}.")
             failed = failure is not None
@@ -1524,6 +1532,7 @@ class Accounts:
         self.warn = warn
         self.tell = warn  # of a mistake in a file that was changed; the server displays it
         self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
+        self.usual_cost = HASH_COST  # that of the first account
         self.lock = threading.Lock()  # guards all below, and the file
         self.is_writing = False  # so nobody need look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
@@ -1579,8 +1588,7 @@ class Accounts:
         if record is not None and len(record) > MAX_PLAIN:
             return verify_password(password, record)
         # The time tells nobody who has an account, if they all have hashes like the first one.
-        first = next(iter(self.records.values()), "")
-        derive_key(password, bytes(16), parse_hash(first)[0] if len(first) > 8 else HASH_COST)
+        derive_key(password, bytes(16), self.usual_cost)
         return record is not None and hmac.compare_digest(record.encode(), password.encode())
 
     def add(self, userid: str, record: str) -> bool:
@@ -1649,9 +1657,9 @@ class Accounts:
                 self.dropped[userid] = record
         for userid in self.dropped.keys() & users.records.keys():
             del self.dropped[userid]
-        since = time.time() - RECENT_SECONDS
-        self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
         self.plain, self.is_torn = list(users.plain), users.is_torn
+        first = next(iter(users.records.values()), "")
+        self.usual_cost = parse_hash(first)[0] if len(first) > MAX_PLAIN else HASH_COST
         self.records = {**users.records, **self.dropped}
 
     def is_settled(self) -> bool:
@@ -1663,12 +1671,15 @@ class Accounts:
 
         hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
         """
-        self.refresh()
-        has_work = self.is_torn or ((self.plain or self.dropped) and self.can_replace)
-        if not has_work or not self.is_settled():
-            return
-        seen, plain = self.seen, self.plain
-        passwords = [self.records[userid] for userid in plain]
+        with self.lock:
+            self._refresh()
+            since = time.time() - 2 * RECENT_SECONDS  # nobody looks at older ones any more
+            self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
+            has_work = self.is_torn or ((self.plain or self.dropped) and self.can_replace)
+            if not has_work or not self.is_settled():
+                return
+            seen, plain = self.seen, self.plain
+            passwords = [self.records[userid] for userid in plain]
         hashes = dict(zip(plain, hash_all(passwords), strict=True))
         with self.lock:
             users = self._read() if self._look() == seen else None
@@ -1773,7 +1784,11 @@ class Accounts:
         finally:
             temporary.unlink(missing_ok=True)
         self.seen = self._look()
-        sync_folder(self.path.parent)
+        try:
+            sync_folder(self.path.parent)
+        except OSError as error:
+            reason = f"its folder cannot be synced ({explain(error)})"
+            self.warn(f"{self.name}: {reason}: a power cut may bring back the old file.")
         return True
 
 
@@ -1808,7 +1823,9 @@ def hash_passwords(passwords: Sequence[str]) -> list[str]:
 
 def is_named(file: int, path: Path) -> bool:
     """Tell whether an open file is still the one that has the name."""
-    return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    return False
 
 
 def write_synced(file: int, data: bytes) -> None:
@@ -1819,14 +1836,10 @@ def write_synced(file: int, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make a new name durable, where the system and the file system offer that."""
+    """Make a new name durable; Windows cannot open a folder, and needs no such call."""
     if hasattr(os, "O_DIRECTORY"):
         with opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
-            try:
-                os.fsync(folder)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                    raise
+            os.fsync(folder)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1855,10 +1868,10 @@ class Server:
 
     def serve(self) -> bool:
         """Run the room until a signal stops it; return whether all went well."""
-        self.courier_thread.start()
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         handle_signals(self._on_stop)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        self.courier_thread.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._announce()
         while not (self.stopping.is_set() or self.courier_ended):
             now = time.monotonic()
@@ -1907,15 +1920,16 @@ class Server:
         while not self.stopping.wait(WATCH_SECONDS):
             self.display.tell_unshown()
             if self.room.users or self.accounts.recent:
-                self.accounts.tidy(hash_all)
+                self.accounts.refresh()
                 if self.accounts.is_settled() and known is not self.accounts.records:
                     known = self.accounts.records
                     self.room.show_the_door(known.__contains__)
+                self.accounts.tidy(hash_all)
 
     def _accept_all(self) -> None:
         for _ in range(LOBBY):  # then back to look at the clock and for signals
             most = len(self.room.users) + max(len(self.room.lobby), LOBBY) + LOBBY
-            if len(self.courier.outboxes) > most:
+            if len(self.courier.outboxes) - len(self.courier.timed) > most:
                 # More come than go. The threads of the evicted must end first, or they pile up.
                 select.select([self.wakeful], [], [], DRAIN_PAUSE)
                 return
@@ -1983,7 +1997,10 @@ def drain(wakeful: socket.socket) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:  # a name that cannot be one
+        raise OSError(socket.EAI_NONAME, "Name or service not known") from None
     # Of a name that leads to both, IPv4: `localhost` must suit the client's default.
     family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
     both = host == "::" and socket.has_dualstack_ipv6()

@@ -584,6 +584,15 @@ class AccountsTest(unittest.TestCase):
             ["users.txt: No locks available. See to it that no second server uses it."],
         )
 
+    def test_an_account_is_there_though_its_folder_cannot_be_opened(self) -> None:
+        accounts = self.load()
+        refused = mock.patch("server.sync_folder", side_effect=PermissionError(13, "Permission"))
+        with refused:
+            self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        self.assertFalse(accounts.add("Mike", server.hash_password("Mike44")))
+        self.assertEqual(len(self.warnings), 1)
+        self.assertEqual(self.path.read_text().count("(Mike, "), 1)
+
     def test_a_folder_that_cannot_be_synced_is_done_without(self) -> None:
         real_sync = os.fsync
 

@@ -205,6 +205,12 @@ class RoomTest(RoomBase):
         self.listener("192.0.2.2").arrive().visitor.is_protected = True
         self.assertTrue(waiting[0].visitor.gone)
 
+    def test_while_a_crowd_waits_for_hashes_who_comes_from_elsewhere_stays(self) -> None:
+        for listener in [self.listener().arrive() for _ in range(server.LOBBY)]:
+            listener.visitor.is_protected = True
+        newcomers = [self.listener("192.0.2.2").arrive() for _ in range(3)]
+        self.assertFalse(any(listener.visitor.gone for listener in newcomers))
+
     def test_a_larger_room_has_a_larger_door(self) -> None:
         self.room.limit = server.LOBBY + 50
         waiting = [self.listener().arrive() for _ in range(server.LOBBY + 50)]
@@ -282,6 +288,20 @@ class RoomTest(RoomBase):
         self.courier._expire(deadline)
         self.assertEqual(david.lost, ["not reading"])
 
+    def test_who_has_left_is_not_given_ever_more_time_to_read(self) -> None:
+        tom, david = self.enter("Tom", "David")
+        outbox = david.visitor.outbox
+        while len(outbox.waiting) < 10_000:
+            self.room.say(tom.visitor, "x" * 256)
+            self.courier._round()
+        self.room.leave(david.visitor)
+        self.courier._round()
+        deadline = outbox.deadline
+        while outbox.waiting:
+            david.ours.recv(4096)
+            self.courier._flush(outbox)
+            self.assertLessEqual(outbox.deadline, deadline)
+
     def test_a_socket_is_closed_only_after_its_reader_let_go(self) -> None:
         (tom,) = self.enter("Tom")
         self.room.leave(tom.visitor, farewell="Tom left.")
@@ -356,6 +376,15 @@ class TurnTest(unittest.TestCase):
         self.assertTrue(self.was_woken())
         with self.courier.turn:
             self.courier._work()
+        self.assertEqual(self.ours.recv(100, socket.MSG_DONTWAIT), b"late")
+
+    def test_who_pauses_delivers_what_was_left_while_it_had_the_turn(self) -> None:
+        turn = mock.MagicMock(wraps=self.courier.turn)
+        turn.__enter__.side_effect = lambda: self.order("late")
+        turn.acquire.side_effect = [False, True]  # late's own deliver finds the turn taken
+        turn.release = lambda: None
+        with mock.patch.object(self.courier, "turn", turn), mock.patch("server.BACKLOG_LIMIT", -1):
+            self.courier.pause()
         self.assertEqual(self.ours.recv(100, socket.MSG_DONTWAIT), b"late")
 
     def test_a_socket_that_takes_no_more_wakes_the_thread_that_watches_it(self) -> None:

@@ -260,6 +260,7 @@ class RefusalTest(ServerTest):
         for options, advice in (
             (("--host", "192.0.2.1"), "Give --host an address of this machine, or 0.0.0.0"),
             (("--host", "no.such.host.invalid"), "Give --host an address of this machine"),
+            (("--host", "a..b"), "Give --host an address of this machine"),
         ):
             folder = self.enterContext(temporary_folder())
             ended = run_server(*options, "--users", str(folder / "users.txt"))

@@ -337,6 +337,15 @@ class EditedTest(ServerTest):
             refusal = "Denied. User name or password incorrect."
             self.assertEqual(again.ask("login David secret"), refusal)
 
+    def test_a_name_whose_account_is_removed_is_free_also_while_nobody_is_in(self) -> None:
+        running = self.start(program=altered_server(self.QUICK | {"RECENT_SECONDS": 0}))
+        talker = self.connect(running)
+        created = "New user account created. Please login."
+        before = running.users.read_text()
+        self.assertEqual(talker.ask("newuser Mike Mike44"), created)
+        running.users.write_text(before)
+        self.assertEqual(talker.ask("newuser Mike Mike55"), created)
+
     def test_an_account_that_was_added_logs_in_and_is_hashed(self) -> None:
         running = self.start(program=altered_server(self.QUICK))
         with running.users.open("a") as file:

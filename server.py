@@ -200,7 +200,7 @@ class Framing:
         self.command_bytes = 0  # in telnet commands of the line that has begun
         self.answers = b""  # to telnet commands; whoever sends them empties this
         self.skipping = False  # in a line that was too long
-        self.is_first = True  # line of the connection
+        self.is_first = True  # the connection's first line has not ended yet
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that `data` ends, without their LF or CR NUL.
@@ -543,18 +543,17 @@ class Session:
         server, visitor = self.server, self.visitor
         server.accounts.refresh()
         is_new = userid not in server.accounts.records
+        unsaved = Denied("Denied. The account could not be saved.")
         if is_new:
             make = partial(self.hash_unless_gone, password)
             record = server.hashing.run(Hashing.NEW_ACCOUNT, visitor.network, make)
             if not record:
-                raise Denied(
-                    "Denied. The account could not be saved."
-                )  # who would read it has gone
+                raise unsaved  # the visitor has gone, and nobody will read this
             try:
                 is_new = server.accounts.add(userid, record)
             except AccountsError as error:
                 server.display.show(f"Account {userid} not saved: {error}", visitor.address)
-                raise Denied("Denied. The account could not be saved.") from None
+                raise unsaved from None
         if not is_new:
             raise Denied("Denied. User account already exists.")
         server.display.show(f"New user account created: {userid}.", visitor.address)
@@ -718,7 +717,7 @@ class Room:
                 self._remove(visitor, farewell, reason)
         self.courier.deliver()
 
-    def show_the_door(self, is_welcome: Callable[[str], bool]) -> None:
+    def evict_removed(self, is_welcome: Callable[[str], bool]) -> None:
         """Take out the users whose account was removed."""
         with self.lock:
             for userid, visitor in list(self.users.items()):
@@ -948,7 +947,7 @@ class Courier:
                 lines += said[outbox.heard :]
             if lines:
                 self._send(outbox, b"".join(lines))
-            self._part(outbox)
+            self._close_if_done(outbox)
 
     # The steps that can be ordered: take a connection on, have it hear what is said to all, say a
     # line to all but one, or to one alone, end a connection, and note that its reader has ended.
@@ -1028,9 +1027,9 @@ class Courier:
                 self._set_deadline(outbox, STALL_SECONDS)
             return
         self._forget_deadline(outbox)
-        self._part(outbox)
+        self._close_if_done(outbox)
 
-    def _part(self, outbox: Outbox) -> None:
+    def _close_if_done(self, outbox: Outbox) -> None:
         """Once nothing is owed, close our end, or the socket if its reader has ended."""
         if outbox.waiting or not outbox.hung_up:
             return
@@ -1058,7 +1057,7 @@ class Courier:
             reset_on_close = struct.pack("ii", 1, 0)  # the kernel's buffer, too, goes at once
             outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
         self._shut(outbox)
-        self._part(outbox)
+        self._close_if_done(outbox)
 
     def _shut(self, outbox: Outbox) -> None:
         with contextlib.suppress(OSError):  # it may be gone already
@@ -1843,8 +1842,8 @@ def sync_folder(path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Server: listens, accepts, and stops. It has the main thread to itself, so that a signal is heard
-# at once whatever the rest is doing.
+# Server: listens, accepts, and stops. The main thread does nothing else, so that a signal is heard at
+# once whatever the rest is doing.
 class Server:
     """A room that is open to the network."""
 
@@ -1923,7 +1922,7 @@ class Server:
                 self.accounts.refresh()
                 if self.accounts.is_settled() and known is not self.accounts.records:
                     known = self.accounts.records
-                    self.room.show_the_door(known.__contains__)
+                    self.room.evict_removed(known.__contains__)
                 self.accounts.tidy(hash_all)
 
     def _accept_all(self) -> None:

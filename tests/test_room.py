@@ -231,7 +231,7 @@ class RoomTest(RoomBase):
 
     def test_whose_account_was_removed_is_told_and_leaves(self) -> None:
         tom, david = self.enter("Tom", "David")
-        self.room.show_the_door({"Tom"}.__contains__)
+        self.room.evict_removed({"Tom"}.__contains__)
         self.courier._round()
         self.assertEqual(david.heard(), ["Denied. Your account was removed."])
         self.assertEqual(tom.heard(), ["David left."])

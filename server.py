@@ -1842,8 +1842,8 @@ def sync_folder(path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Server: listens, accepts, and stops. The main thread does nothing else, so that a signal is heard at
-# once whatever the rest is doing.
+# Server: listens, accepts, and stops. The main thread does nothing else, so that a signal is heard
+# at once whatever the rest is doing.
 class Server:
     """A room that is open to the network."""
 

@@ -55,6 +55,7 @@ import stat
 import struct
 import threading
 import time
+import traceback
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -849,7 +850,7 @@ class Courier:
         self.timed: set[Outbox] = set()  # those with a deadline
         self.next_deadline = math.inf  # no deadline is earlier; monotonic seconds
         self.stopping = False
-        self.broken = False  # a round has failed, which is a bug: the server must end
+        self.failure: BaseException | None = None  # of a round: a bug, and the server must end
         self.needs_thread = False  # something is to be watched that the thread does not know of
         self.asleep = False  # the thread is, or is about to be
         self.selector = selectors.DefaultSelector()
@@ -866,12 +867,12 @@ class Courier:
             return
         try:
             self._round()
-        except BaseException:
-            self.broken = True
+        except BaseException as error:
+            self.failure = error
             raise
         finally:
             self.turn.release()
-            if self.orders or self.needs_thread or self.broken:
+            if self.orders or self.needs_thread or self.failure:
                 self._wake()
 
     def pause(self) -> None:
@@ -894,7 +895,7 @@ class Courier:
         self._wake()
 
     def _is_done(self) -> bool:
-        return self.broken or (self.stopping and not self.outboxes and not self.orders)
+        return self.failure is not None or (self.stopping and not self.outboxes and not self.orders)
 
     def _wake(self) -> None:
         if self.asleep:
@@ -1904,6 +1905,9 @@ class Server:
     def _run_courier(self) -> None:
         try:
             self.courier.run()
+        except BaseException as error:
+            self.courier.failure = error
+            raise
         finally:
             self.courier_ended = True
             self.waker.send(b"!")
@@ -1974,6 +1978,9 @@ class Server:
             self.accounts.put_back()
         for writer in self.display.writers:
             writer.close(max(0.2, deadline - time.monotonic()))
+        if self.courier.failure is not None:
+            # Told here, as the thread that met the failure may be ended before it tells.
+            traceback.print_exception(self.courier.failure)
         return went_well
 
 

@@ -17,6 +17,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.helpers.census import eventually
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     PATIENCE,
@@ -333,10 +334,7 @@ class SystemTest(ServerTest):
         self.assertNotIn("David", log.read_text())
 
     def wait_for(self, log: Path, text: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not (log.exists() and text in log.read_text()):
-            self.assertLess(time.monotonic(), deadline, f"{text!r} is not logged")
-            time.sleep(0.01)
+        eventually(lambda: log.exists() and text in log.read_text(), f"{text!r} is logged")
 
     def test_hangup_without_a_terminal_has_the_log_opened_again_and_the_room_goes_on(self) -> None:
         folder = self.enterContext(temporary_folder())

@@ -11,10 +11,10 @@ import subprocess
 import threading
 import time
 import unittest
-from collections.abc import Callable
 from typing import ClassVar
 
 from tests.helpers import cases
+from tests.helpers.census import eventually
 from tests.helpers.process import PATIENCE, ServerTest, altered_server, running_server
 from tests.helpers.talker import Talker
 
@@ -352,7 +352,7 @@ class EditedTest(ServerTest):
             file.write("(Mike, Mike44)\n")
         (mike,) = [self.connect(running)]
         self.assertEqual(mike.ask("login Mike Mike44"), "login confirmed")
-        wait_until(lambda: "Mike44" not in running.users.read_text())
+        eventually(lambda: "Mike44" not in running.users.read_text(), "the password is hashed")
         self.assertEqual(mike.ask("who"), "Mike")
         (again,) = [self.connect(running)]
         self.assertEqual(again.ask("login Mike Mike44"), "login confirmed")
@@ -366,15 +366,6 @@ class EditedTest(ServerTest):
         running.display.until(f"users.txt:4: {reason}")
         self.assertEqual(tom.ask("who"), "Tom")
         self.login(running, "Beth")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("it never came to be")
-        time.sleep(0.01)
 
 
 class WireTest(ServerTest):

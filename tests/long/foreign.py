@@ -165,30 +165,37 @@ def room_with_beth(options: Sequence[str] = UNLIMITED) -> Iterator[tuple[ServerP
         yield server, beth
 
 
-def telnet_interrupt(quick: bool) -> str:
-    """telnet: after Ctrl-C, with half a line typed or sent, what follows is answered and shown."""
-    need("inetutils-telnet")
-    rounds = 3 if quick else 50
+@contextlib.contextmanager
+def telnet_in_a_room() -> Iterator[tuple[OnTerminal, Talker]]:
+    """Log Tom in by way of telnet, and out again; Beth hears him come and go."""
     with room_with_beth() as (server, beth):
         with OnTerminal("inetutils-telnet", server.host, str(server.port)) as telnet:
             telnet.expect("Escape character is")
             telnet.type(f"{LOGIN}\n")
             telnet.expect("login confirmed")
             beth.expect("Tom joins.")
-            for _ in range(rounds):
-                for half in ("send all half", "send all sent\x04"):  # Ctrl-D: sent without an end
-                    telnet.type(half)
-                    telnet.expect("send all ")
-                    telnet.type("\x03")
-                    telnet.expect("^C")
-                    telnet.type("who\n")
-                    telnet.expect("\nBeth, Tom\r\n")
-            telnet.type("send all whole\n")
-            beth.expect("Tom: whole")
+            yield telnet, beth
             telnet.type("logout\n")
             telnet.expect("Tom left.")
             telnet.status()
         beth.expect("Tom left.")
+
+
+def telnet_interrupt(quick: bool) -> str:
+    """telnet: after Ctrl-C, with half a line typed or sent, what follows is answered and shown."""
+    need("inetutils-telnet")
+    rounds = 3 if quick else 50
+    with telnet_in_a_room() as (telnet, beth):
+        for _ in range(rounds):
+            for half in ("send all half", "send all sent\x04"):  # Ctrl-D: sent without an end
+                telnet.type(half)
+                telnet.expect("send all ")
+                telnet.type("\x03")
+                telnet.expect("^C")
+                telnet.type("who\n")
+                telnet.expect("\nBeth, Tom\r\n")
+        telnet.type("send all whole\n")
+        beth.expect("Tom: whole")
     return f"{2 * rounds} times"
 
 
@@ -198,27 +205,18 @@ def telnet_commands(quick: bool) -> str:
     words = ["ip", "synch", "ao", "ayt", "brk", "ec", "el", "ga", "nop"]
     words += ["do echo", "do 6", "will echo", "dont echo", "wont echo"]
     younger = ["abort", "susp", "eor"]  # than RFC 854: bytes under 0xF0, which make no UTF-8
-    with room_with_beth() as (server, beth):
-        with OnTerminal("inetutils-telnet", server.host, str(server.port)) as telnet:
-            telnet.expect("Escape character is")
-            telnet.type(f"{LOGIN}\n")
-            telnet.expect("login confirmed")
-            beth.expect("Tom joins.")
-            for word in (*words, *younger):
-                telnet.type("\x1d")
-                telnet.expect("telnet> ")
-                telnet.type(f"send {word}\n")
-                telnet.expect(f"send {word}\r\n")
-                if word in younger:
-                    telnet.type("who\n")
-                    telnet.expect("Denied. Not valid UTF-8.\r\n")
+    with telnet_in_a_room() as (telnet, _):
+        for word in (*words, *younger):
+            telnet.type("\x1d")
+            telnet.expect("telnet> ")
+            telnet.type(f"send {word}\n")
+            telnet.expect(f"send {word}\r\n")
+            if word in younger:
                 telnet.type("who\n")
-                telnet.expect("Beth, Tom\r\n")
-            hold_equal(telnet.output.count("Denied. "), len(younger))
-            telnet.type("logout\n")
-            telnet.expect("Tom left.")
-            telnet.status()
-        beth.expect("Tom left.")
+                telnet.expect("Denied. Not valid UTF-8.\r\n")
+            telnet.type("who\n")
+            telnet.expect("Beth, Tom\r\n")
+        hold_equal(telnet.output.count("Denied. "), len(younger))
     return f"{len(words)} commands obeyed or ignored, {len(younger)} cost the line after them"
 
 

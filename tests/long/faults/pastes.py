@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import time
 import unittest
 from collections.abc import Callable, Iterator
@@ -131,14 +129,7 @@ class RealServer(FakeServer):
 
 def paste(terminal: Terminal, count: int) -> None:
     """Type lines as a paste does, as fast as they are taken, and read what is shown meanwhile."""
-    data = "".join(f"send all line {number}\r" for number in range(count)).encode()
-    deadline = time.monotonic() + PATIENCE
-    while data:
-        _, can_write, _ = select.select([terminal.master], [terminal.master], [], PATIENCE)
-        terminal.read(0)  # or the client could not write, and so would not read
-        if can_write:
-            data = data[os.write(terminal.master, data[:1024]) :]
-        assert time.monotonic() < deadline, "the client does not read its keyboard"
+    terminal.type("".join(f"send all line {number}\r" for number in range(count)))
 
 
 def watch(terminal: Terminal, enough: Callable[[], bool]) -> None:

@@ -149,7 +149,8 @@ class Crowd:
         self.counting = select.epoll()
         self.poller = select.epoll()  # the few; and whether any of the others is ready
         self.poller.register(self.counting, select.EPOLLIN)
-        self.sockets: dict[int, socket.socket | Secured] = {}  # by descriptor, in order of connecting
+        # By descriptor, in order of connecting.
+        self.sockets: dict[int, socket.socket | Secured] = {}
         self.waiting: dict[int, bytes] = {}  # what arrived on a connection yet to be confirmed
         self.mark = b"\n"
         self.arrived = 0

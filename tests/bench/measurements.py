@@ -124,12 +124,12 @@ def tls(bench: Bench) -> list[Row]:
     compared = partial(compare, ours=TLS_OURS)
     no_goals = dict.fromkeys((TLS_C_LOOP, OURS))
     rows = []
-    for what, users, lines, cpu_goal in (
+    for room, users, lines, cpu_goal in (
         ("room of 3", 3, bench.scale.room_lines, None),
         ("room of 10", 10, bench.scale.room_lines, 2.0),
         (f"calm, {bench.scale.users} users", bench.scale.users, bench.scale.lines, None),
     ):
-        what = f"TLS, {what}, one core"
+        what = f"TLS, {room}, one core"
         with on_one_core():
             job = {"phase": "calm", "users": users, "lines": lines}
             found = bench.alternate(what, everyone, job)
@@ -384,8 +384,9 @@ def compare(
     ours: str = OURS,
 ) -> list[Row]:
     """Return a row for each contender that ran and that is in `goals`, be it without one."""
+    figures = {name: each(runs, figure) for name, runs in found.items()}
     return [
-        Row(measure, unit, each(found[ours], figure), name, each(found[name], figure), goal, at_least)
+        Row(measure, unit, figures[ours], name, figures[name], goal, at_least)
         for name, goal in goals.items()
         if name in found
     ]

@@ -40,10 +40,12 @@ def lobby(stage: Stage) -> None:
             for _ in range(100):
                 scene.connect()
             for _ in range(more):
-                scene.connect()
+                try:
+                    scene.connect()
+                except ConnectionAbortedError:  # evicted before the handshake was done
+                    continue
                 evicted = first_to_hear(scene.talkers)
-                evicted.expect(BUSY)
-                assert evicted.line() is None
+                hold_eviction(evicted, is_newest=evicted is scene.talkers[-1])
                 places.append(scene.talkers.index(evicted))
                 scene.talkers.remove(evicted)
                 evicted.close()
@@ -53,6 +55,15 @@ def lobby(stage: Stage) -> None:
         scene.hang_up()
         scene.settle(before)
         stage.note(f"{more} more than 100: never over 100 threads at the door")
+
+
+def hold_eviction(evicted: Talker, *, is_newest: bool) -> None:
+    """is_newest: its handshake may not be done yet at the server, which then says nothing."""
+    try:
+        evicted.expect(BUSY)
+        assert evicted.line() is None
+    except ConnectionAbortedError:
+        assert is_newest, "evicted without a word"
 
 
 def first_to_hear(talkers: Sequence[Talker]) -> Talker:
@@ -207,7 +218,8 @@ def evicted_newusers(stage: Stage) -> None:
         before = scene.census()
         with scene.fault():
             for number in range(count):
-                scene.connect().send(f"newuser Mike{number} secret")
+                with contextlib.suppress(ConnectionError):  # evicted before its handshake is done
+                    scene.connect().send(f"newuser Mike{number} secret")
             while len(scene.talkers) > 100:
                 talker = first_to_hear(scene.talkers)
                 with contextlib.suppress(OSError):  # reset, as what it sent was not read

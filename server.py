@@ -819,8 +819,9 @@ class Room:
                 tls = visitor.outbox.tls
                 is_ready = tls is None or tls.is_open
                 deadline = visitor.arrived + (LOGIN_SECONDS if is_ready else HANDSHAKE_SECONDS)
-                look_again = min(look_again, max(deadline, now))
-                if deadline <= now:
+                if deadline > now:
+                    look_again = min(look_again, deadline)
+                else:
                     late = f"Denied. No login within {LOGIN_SECONDS // 60} minutes."
                     self._remove(visitor, late if is_ready else ENCRYPTED)
         self.courier.deliver()

@@ -15,6 +15,7 @@ from functools import partial
 
 from tests.helpers.process import PATIENCE
 from tests.helpers.talker import Talker
+from tests.helpers.tls_socket import TlsSocket
 from tests.long.faults.stage import (
     BUSY,
     REAL_HASH,
@@ -56,11 +57,15 @@ def lobby(stage: Stage) -> None:
 
 def first_to_hear(talkers: Sequence[Talker]) -> Talker:
     poll = select.poll()
-    for talker in talkers:
-        poll.register(talker.socket, select.POLLIN)
-    ready = {descriptor for descriptor, _ in poll.poll(1000 * PATIENCE)}
-    assert ready, "nobody hears anything"
-    return next(talker for talker in talkers if talker.socket.fileno() in ready)
+    by_descriptor = {talker.socket.fileno(): talker for talker in talkers}
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    while ready := poll.poll(1000 * PATIENCE):
+        for descriptor, _ in ready:
+            talker = by_descriptor[descriptor]
+            if not isinstance(talker.socket, TlsSocket) or talker.socket.has_news():
+                return talker
+    raise AssertionError("nobody hears anything")
 
 
 # Has the server's clock run ahead where it looks for who has been at the door for too long.

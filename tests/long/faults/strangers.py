@@ -21,7 +21,6 @@ from tests.long.faults.stage import (
     SMALL_DOOR,
     Scene,
     Stage,
-    Stranger,
     again_and_again,
     fault,
     meanwhile,
@@ -292,7 +291,7 @@ def knocking(stage: Stage) -> None:
 
     def knock(scene: Scene) -> None:
         host = f"127.0.{source.randrange(1, 200)}.{source.randrange(1, 250)}"
-        with Stranger(scene.server, host) as talker:
+        with scene.server.connect(source=host) as talker:
             talker.send_bytes(source.choice(KNOCKS))
             talker.socket.shutdown(1)
             while talker.socket.recv(4096):
@@ -302,7 +301,7 @@ def knocking(stage: Stage) -> None:
 
     def guess(scene: Scene) -> None:
         host = f"127.1.{source.randrange(1, 200)}.{source.randrange(1, 250)}"
-        with Stranger(scene.server, host) as talker:
+        with scene.server.connect(source=host) as talker:
             talker.send("login Tom wrong")
             if talker.line() == REFUSED:
                 next(refused)

@@ -1520,20 +1520,6 @@ class Client:
         return False
 
 
-NOT_TRUSTED = "its certificate is not trusted. Get that as a file, and name it with --tls-ca."
-WRONG_NAME = "its certificate is for another name or address. Give --host one that it holds."
-CERTIFICATE_ADVICE = {  # by OpenSSL's X509_V_ERR_ numbers
-    9: "its certificate is not valid yet. Check the clock of this machine.",
-    10: "its certificate has expired. The server needs a new one.",
-    18: NOT_TRUSTED,
-    19: NOT_TRUSTED,
-    20: NOT_TRUSTED,
-    21: NOT_TRUSTED,
-    62: WRONG_NAME,
-    64: WRONG_NAME,
-}
-
-
 def end_by_signal(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # gives the terminal back on its way
 
@@ -1569,14 +1555,24 @@ def failure_of(error: Exception, options: SimpleNamespace) -> str:
     return f"Cannot connect to {address_of(options)}: {reason_of(error, options.host)}"
 
 
+CERTIFICATE_ADVICE = {  # by OpenSSL's X509_V_ERR_ numbers
+    9: "Check this machine's clock.",
+    10: "The server needs a new one.",
+    62: "Give --host a name that is in it.",
+    64: "Give --host an address that is in it.",
+}
+
+
 def reason_of(error: Exception, host: str) -> str:
     if isinstance(error, ConnectionRefusedError):
         is_here = host.lower() in ("localhost", "::1") or host.startswith("127.")
         # Elsewhere, the usual cause is a server that listens to its own machine alone.
         there = "" if is_here else " --host 0.0.0.0 (on that machine)"
         return f"nobody listens there. Start a server: python server.py{there}"
-    if message := getattr(error, "verify_message", ""):  # of an ssl.SSLCertVerificationError
-        return CERTIFICATE_ADVICE.get(getattr(error, "verify_code", 0), f"{message}.")
+    if why := getattr(error, "verify_message", "").rstrip("."):  # an ssl.SSLCertVerificationError
+        to_trust_it = "Get it as a file, and name that with --tls-ca."
+        cure = CERTIFICATE_ADVICE.get(getattr(error, "verify_code", 0), to_trust_it)
+        return f"its certificate is not trusted ({why}). {cure}"
     if isinstance(error, ValueError):
         return "no machine has such a name. Check --host."
     if isinstance(error, TimeoutError):

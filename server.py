@@ -15,7 +15,8 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
 
 A line of text travels down this page: bytes are framed and parsed (wire, at the session's bidding),
 checked against who may do what (session), said in the room (room) and sent to everyone (courier).
-What is off the way stands below: display and log, limits, records, accounts, the server.
+What is off the way stands below: display and log, limits, records, accounts, the server. With
+--tls-cert the session opens what comes in, and the courier seals what goes out.
 
     bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
              '------- Wire -------'                   '-> display and log
@@ -899,7 +900,8 @@ class Room:
 #
 #   1. Room.leave takes the visitor out of the table, once, and orders the farewell and `hang_up`.
 #   2. The round sends what is owed. From `hang_up` on, nothing more is put into the outbox.
-#   3. When nothing waits any more, our sending side is shut down: the client reads the end.
+#   3. When nothing waits any more, our sending side is shut down: the client reads the end (under
+#      TLS, close_notify first, sealed behind the farewell).
 #   4. The client closes, or is given LINGER_SECONDS to; then both sides are shut down. Either way
 #      the reader's `recv` returns, its thread ends, and it orders `release`.
 #   5. Released, and with nothing waiting, the socket is closed: nobody else can be using it.
@@ -1064,7 +1066,7 @@ class Courier:
 
     def hang_up(self, outbox: Outbox, _: bytes) -> None:
         if not outbox.hung_up:
-            self._own(outbox).append(b"")  # for close_notify to be sent behind, under TLS
+            self._own(outbox).append(b"")  # so that it is sent to: TLS has an end to tell
             outbox.hung_up, outbox.listening = True, False
             self.listeners.pop(outbox, None)
 

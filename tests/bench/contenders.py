@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tests.helpers.certificates_tmp import make_certificate
+from tests.helpers.certificates import make_certificate
 from tests.helpers.process import CHEAP_HASH, CLIENT, ROOT, SERVER, child_environment
 
 START_PATIENCE = 120.0  # seconds until a server must accept connections

@@ -36,7 +36,7 @@ from typing import IO
 import server as server_module
 from tests.helpers import suite
 from tests.helpers.census import eventually
-from tests.helpers.certificates_tmp import tls_options
+from tests.helpers.certificates import tls_options
 from tests.helpers.fake_server import FakeServer
 from tests.helpers.process import (
     CHEAP_PASSWORD,

@@ -29,7 +29,7 @@ from functools import partial
 from tests.helpers import suite
 from tests.helpers.cases import CASES
 from tests.helpers.census import settle, take_census
-from tests.helpers.certificates_tmp import tls_options
+from tests.helpers.certificates import tls_options
 from tests.helpers.grammar import CLOSING, LONGEST, Stream, understood
 from tests.helpers.process import (
     CHEAP_PASSWORD,

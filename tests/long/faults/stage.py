@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.helpers.census import Census, settle, take_census
-from tests.helpers.certificates_tmp import tls_options
+from tests.helpers.certificates import tls_options
 from tests.helpers.process import (
     AS_IT_IS,
     CHEAP_HASH,

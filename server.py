@@ -533,7 +533,7 @@ class Session:
             if text:
                 return text
             unheard += len(data)
-            if unheard >= RECEIVE_BUFFER:  # in what only OpenSSL reads
+            if unheard >= 2 * TLS_RECORD:  # more than any record: what only OpenSSL reads
                 unheard = 0
                 self.pace(self.visitor.userid or self.visitor.network)
         return b""
@@ -853,7 +853,9 @@ class Room:
     def _close(self, visitor: Visitor, farewell: str) -> None:
         visitor.gone = True
         visitor.presence.release()
-        if farewell:
+        tls = visitor.outbox.tls
+        # To a client that is about to begin a handshake, plain text would be no TLS server's.
+        if farewell and (tls is None or tls.has_begun or farewell == ENCRYPTED):
             self._tell(farewell, visitor)
         self.courier.order(Courier.hang_up, visitor.outbox)
 

@@ -497,7 +497,7 @@ def tls_idle_crowd(stage: Stage) -> None:
                     typist.send_bytes(typed[:1])
                     typed = typed[1:]
                 if number % 3 == 0:
-                    scene.connect_from("127.0.0.2")
+                    scene.connect_and_settle("127.0.0.2")
                 else:
                     connection = stack.enter_context(dial(scene.server))
                     connection.sendall(hello()[: 80 * (number % 3 - 1)])

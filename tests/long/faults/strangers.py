@@ -101,7 +101,8 @@ def idle_crowd(stage: Stage) -> None:
             crowd = []
             for letter in f"login Tom {CHEAP_PASSWORD}\n":
                 typist.send_bytes(letter.encode())
-                crowd += [scene.connect_from("127.0.0.2") for _ in range(stage.choose(8, 50))]
+                count = stage.choose(8, 50)
+                crowd += [scene.connect_and_settle("127.0.0.2") for _ in range(count)]
             typist.expect("login confirmed")
             least = len(crowd) - 100
             told = 0

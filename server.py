@@ -472,7 +472,7 @@ ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
-    __slots__ = ("failed_logins", "server", "socket", "visitor")
+    __slots__ = ("failed_logins", "server", "socket", "unheard", "visitor")
 
     def __init__(self, server: Server, connection: socket.socket, host: str, port: int) -> None:
         """host, port: of the other side."""
@@ -482,6 +482,7 @@ class Session:
         outbox = Outbox(connection, partial(self.leave, ""), tls)
         self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
+        self.unheard = 0  # bytes that only OpenSSL reads: they cost their sender lines
 
     def run(self) -> None:
         reason = ""
@@ -524,7 +525,7 @@ class Session:
 
     def receive(self) -> bytes:
         """Return what the other side has said, b"" at its end. Raises OSError if it is lost."""
-        tls, unheard = self.visitor.outbox.tls, 0
+        tls = self.visitor.outbox.tls
         if tls is None:
             return self.receive_bytes(READ_SIZE)
         while not (tls.has_ended or self.visitor.gone):
@@ -534,12 +535,12 @@ class Session:
             text = tls.opened(data)
             if tls.outgoing.pending:
                 self.order(Courier.unicast)
+            self.unheard += len(data) - len(text)
+            if self.unheard >= TLS_RECORD + RECEIVE_BUFFER:  # more than a record still under way
+                self.unheard = 0
+                self.pace(self.visitor.userid or self.visitor.network)
             if text:
                 return text
-            unheard += len(data)
-            if unheard >= 2 * TLS_RECORD:  # more than any record: what only OpenSSL reads
-                unheard = 0
-                self.pace(self.visitor.userid or self.visitor.network)
         return b""
 
     def receive_bytes(self, size: int, flags: int = 0) -> bytes:

@@ -284,6 +284,7 @@ def flood_with_key_updates(stage: Stage, reads: bool) -> None:
             client.write(b"who\n")
             client.wait_for(b"Denied. Please login first.\n")
             with meanwhile(partial(update, client)):
+                time.sleep(0.7)  # until its burst is used up
                 spent = -scene.cpu()
                 time.sleep(seconds)
                 now = scene.census()
@@ -292,9 +293,9 @@ def flood_with_key_updates(stage: Stage, reads: bool) -> None:
         grown = now.memory - before.memory
         assert grown < 8 << 20, f"memory grew by {mebibytes(grown)}"
         share = spent / seconds
-        assert share < 0.5, f"{share:.2f} s of CPU a second"
+        assert share < 0.4, f"{share:.2f} s of CPU a second"
         stage.note(
-            f"answers {'' if reads else 'not '}read: {next(updates) / seconds:.0f} a second, "
+            f"answers {'' if reads else 'not '}read: {next(updates)} in {seconds + 0.7:.0f} s, "
             f"server CPU {share:.2f} s a second, memory +{mebibytes(max(0, grown))}"
         )
 
@@ -384,6 +385,7 @@ def tls_empty_records(stage: Stage) -> None:
                         next(sent)
 
             with meanwhile(flood):
+                time.sleep(0.5)  # until its burst is used up
                 spent = -scene.cpu()
                 time.sleep(seconds)
                 spent += scene.cpu()
@@ -393,7 +395,7 @@ def tls_empty_records(stage: Stage) -> None:
                 read_to_end(endless.socket)
         scene.settle(before)
         share = spent / seconds
-        assert share < 0.5, f"{share:.2f} s of CPU a second"
+        assert share < 0.4, f"{share:.2f} s of CPU a second"
         stage.note(f"{30 * next(sent) / seconds:.0f} a second, server CPU {share:.2f} s a second")
 
 

@@ -75,7 +75,7 @@ def secured(talker: Talker) -> TlsSocket:
 def tls_stalls(stage: Stage) -> None:
     seconds = stage.choose(1, 10)
     constants = {"HANDSHAKE_SECONDS": seconds} if stage.quick else {}
-    count = stage.choose(10, 30)
+    count = stage.choose(10, 18)
     with stage.scene(("Tom",), SMALL_DOOR, tls=True, constants=constants) as scene:
         before = scene.census()
         began = time.monotonic()

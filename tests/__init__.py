@@ -42,6 +42,6 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
                     Linux, root: network namespaces, else these skip                   65 s,  7 min
     history         joiners with --history while eight users talk as fast as they can   3 s, 10 s
 
-The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop, with TLS too; Linux, a
-C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/.        70 s, 35 min
+The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop, with TLS too; Linux,
+a C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/.      70 s, 35 min
 """

@@ -512,8 +512,8 @@ def tls_idle_crowd(stage: Stage) -> None:
             scene.settle(before, more=100)  # the typist, and a door that was full with him
         scene.hang_up()
         scene.settle(before)
-        each = (most.memory - before.memory) / 100
-        stage.note(f"{count} of them; the typist got in; {each / 1000:.0f} kB for each that stays")
+        grown = mebibytes(most.memory - before.memory)
+        stage.note(f"{count} of them, 100 of which stay; the typist got in; memory +{grown}")
 
 
 @fault("200 users over TLS who only listen: memory for each, and what 30 s of silence cost")

@@ -1264,45 +1264,39 @@ class Allowance:
         """seconds: for each one past the burst; 0 lifts the limit."""
         self.burst = burst
         self.seconds = seconds
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # as `take` looks and spends in one step
         self.paid_until: dict[Hashable, float] = {}  # monotonic seconds; latest change last
 
-    def spend(self, key: Hashable) -> float:
-        """Count one, and return how many seconds to wait before it may happen."""
+    def spend(self, key: Hashable, count: int = 1) -> float:
+        """Count so many, and return how many seconds to wait before the last may happen."""
         if not self.seconds:
             return 0.0
         with self.lock:
             # Who connects anew for each line cannot wait them all off: there is an end to a debt.
-            debt = min(self._debt(key) + self.seconds, (self.burst + LOBBY) * self.seconds)
-            self._owe(key, debt)
+            most = (self.burst + LOBBY) * self.seconds
+            debt = min(self._debt(key) + count * self.seconds, most)
+            self.paid_until.pop(key, None)  # to the end: the first is the one to forget
+            if debt > 0:
+                self.paid_until[key] = time.monotonic() + debt
+            if len(self.paid_until) > REMEMBERED:
+                del self.paid_until[next(iter(self.paid_until))]
             return self._wait(debt)
 
     def take(self, key: Hashable, refusal: str) -> None:
         """Count one, or raise Denied with the refusal and the real wait, uncounted."""
         with self.lock:
-            debt = self._debt(key) + self.seconds
-            wait = math.ceil(self._wait(debt))
-            if wait:
+            if wait := math.ceil(self._wait(self._debt(key) + self.seconds)):
                 raise Denied(f"{refusal}, try again in {wait} seconds.")
-            self._owe(key, debt)
+            self.spend(key)
 
     def give_back(self, key: Hashable) -> None:
-        """Forget one that was taken."""
-        with self.lock:
-            self._owe(key, self._debt(key) - self.seconds)
+        self.spend(key, -1)
 
     def _debt(self, key: Hashable) -> float:
         return max(0.0, self.paid_until.get(key, 0.0) - time.monotonic())
 
     def _wait(self, debt: float) -> float:
         return max(0.0, round(debt - self.burst * self.seconds, 6))
-
-    def _owe(self, key: Hashable, debt: float) -> None:
-        self.paid_until.pop(key, None)  # to the end: the first is the one to forget
-        if debt > 0:
-            self.paid_until[key] = time.monotonic() + debt
-        if len(self.paid_until) > REMEMBERED:
-            del self.paid_until[next(iter(self.paid_until))]
 
 
 def network_of(host: str) -> bytes:

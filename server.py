@@ -1109,7 +1109,7 @@ class Display:
             self.writers.append(Writer(self, "log", open_log(log), "utf-8", log))
         if sys.stdout is not None:  # None if the server was started without one
             stream = cast(RawIOBase, getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
-            self.writers.append(Writer(self, "display", stream, sys.stdout.encoding))
+            self.writers.append(Writer(self, "display", stream, sys.stdout.encoding, None))
 
     def show(self, line: str, address: str = "-") -> None:
         entry = (time.time(), address, line)
@@ -1139,20 +1139,15 @@ class Writer:
     """Writes lines to one stream, and says how many it could not."""
 
     def __init__(
-        self,
-        display: Display,
-        name: str,
-        stream: RawIOBase,
-        encoding: str,
-        path: Path | None = None,
+        self, display: Display, name: str, stream: RawIOBase, encoding: str, path: Path | None
     ) -> None:
         """stream: unbuffered; path: where it is opened again if that leads elsewhere by then, as
         after a rotation; with it, lines have time and address in front."""
         self.display = display  # is told once when the stream can no longer be written to
         self.name = name
-        self.path = path
         self.stream = stream
         self.encoding = encoding
+        self.path = path
         self.lines: deque[Entry] = deque()  # append and popleft are atomic
         self.gap = threading.Lock()  # guards `missed`
         self.missed = 0  # lines since the last one that was kept
@@ -1179,25 +1174,23 @@ class Writer:
         self.thread.join(seconds)
 
     def _run(self) -> None:
-        failed, line_end = False, b""  # the end that a line torn by a failure still lacks
-        while not (self.closing.is_set() and not self.lines):
+        data, failed = b"", False  # what could not be written is tried again with the next line
+        while not self.closing.is_set() or (self.lines and not failed):
             self.news.wait()
             self.news.clear()
-            missed = self.missed
-            lines = [self.lines.popleft() for _ in range(len(self.lines))]
-            text = "".join([self._form(*entry) for entry in lines])
-            body = line_end + text.encode(self.encoding, "backslashreplace")
-            data = body + (f"({missed} lines not shown)\n".encode() if missed else b"")
-            written, failure = self._write(data)
-            with self.gap:
-                unwritten = body[max(written, len(line_end)) :]
-                self.missed += unwritten.count(b"\n") if failure else -missed
+            data, failure = self._write(data or self._take())
             if failure and not failed:
                 self.display.show(f"The {self.name} cannot be written: {explain(failure)}.")
             failed = failure is not None
-            if written:
-                line_end = b"" if data[written - 1 : written] == b"\n" else b"\n"
             self.closing.wait(WRITER_BREATH)
+
+    def _take(self) -> bytes:
+        """Return all lines that wait, and how many were missed behind them."""
+        text = "".join([self._form(*self.lines.popleft()) for _ in range(len(self.lines))])
+        with self.gap:
+            missed, self.missed = self.missed, 0
+        gap = f"({missed} lines not shown)\n" if missed else ""
+        return (text + gap).encode(self.encoding, "backslashreplace")
 
     def _form(self, seconds: float, address: str, line: str) -> str:
         if self.path is None:
@@ -1205,21 +1198,20 @@ class Writer:
         moment = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
         return f"{moment} {address} {line}\n"
 
-    def _write(self, data: bytes) -> tuple[int, OSError | None]:
-        """Return how many bytes were written, and why not all."""
-        written = 0
-        while written < len(data):
-            try:
+    def _write(self, data: bytes) -> tuple[bytes, OSError | None]:
+        """Return what could not be written, and why."""
+        try:
+            while data:
                 if self.path is not None and not is_named(self.stream.fileno(), self.path):
                     self.stream, rotated = open_log(self.path), self.stream
                     rotated.close()
-                count = self.stream.write(data[written:])
-            except OSError as error:
-                return written, error
-            if count is None:  # somebody made it non-blocking, as a shared terminal may be
-                select.select([], [self.stream], [])
-            written += count or 0
-        return written, None
+                written = self.stream.write(data)
+                if written is None:  # somebody made it non-blocking, as a shared terminal may be
+                    select.select([], [self.stream], [])
+                data = data[written or 0 :]
+        except OSError as error:
+            return data, error
+        return b"", None
 
 
 def open_log(path: Path) -> FileIO:

@@ -1407,43 +1407,31 @@ def account_line(userid: str, record: str) -> str:
 
 
 def account_lines(accounts: dict[str, str]) -> str:
-    return "".join(itertools.starmap(account_line, accounts.items()))
+    return "".join(account_line(*account) for account in accounts.items())
 
 
-@dataclass
 class UsersFile:
-    """What a users.txt holds."""
+    """What a users.txt holds: its lines, and the accounts in them."""
 
-    lines: list[str]
-    records: dict[str, str]  # UserID: hash, or password in plain text
-    plain: dict[str, int]  # UserID whose password is in plain text: index of the line
-    is_torn: bool = False  # the last line was cut short by a crash; here it is a comment
-
-
-def read_users(data: bytes, name: str) -> UsersFile:
-    """Read a users.txt; raise AccountsError with `name:7: reason` for a line that is no account."""
-    # Surrogates carry what is not UTF-8 through a comment unharmed; in an account they are refused.
-    lines = data.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
-    users = UsersFile(lines, {}, {})
-    for index, line in enumerate(lines):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            userid, second = read_account(line)
-        except (ValueError, Denied) as error:
-            if is_torn(lines, index):
-                users.is_torn = True
-                begun = line.partition(",")[0].rstrip("\0")
-                lines[index:] = [f"# cut short by a crash: {begun!a}", ""]
-                break
-            reason = str(error).removeprefix("Denied. ")
-            raise AccountsError(f"{name}:{index + 1}: {reason}") from None
-        if userid in users.records:
-            raise AccountsError(f"{name}:{index + 1}: a second account for {userid}; keep one.")
-        users.records[userid] = second
-        if len(second) <= MAX_PLAIN:
-            users.plain[userid] = index
-    return users
+    def __init__(self, data: bytes, name: str) -> None:
+        """Raises AccountsError, as `name:7: reason`, for a line that is no account."""
+        # Surrogates carry what is not UTF-8 through a comment; no account may hold them.
+        self.lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
+        self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
+        self.plain: dict[str, int] = {}  # UserID whose password is in plain text: index of its line
+        for index, line in enumerate(self.lines):
+            if not line.strip() or line.startswith("#"):
+                continue
+            try:
+                userid, second = read_account(line)
+                if userid in self.records:
+                    raise ValueError(f"a second account for {userid}; keep one.")
+            except (ValueError, Denied) as error:
+                reason = str(error).removeprefix("Denied. ")
+                raise AccountsError(f"{name}:{index + 1}: {reason}") from None
+            self.records[userid] = second
+            if len(second) <= MAX_PLAIN:
+                self.plain[userid] = index
 
 
 def read_account(line: str) -> tuple[str, str]:
@@ -1463,26 +1451,27 @@ def read_account(line: str) -> tuple[str, str]:
     return userid, second
 
 
-def is_torn(lines: Sequence[str], index: int) -> bool:
-    """Tell whether a line is what a crash leaves of one that this server was writing.
+def torn_end(data: bytes) -> bytes:
+    """Return what a crash has left of a line that the server was writing at the end of the file.
 
     That is a beginning of it without a line end, or, after a power cut, NUL bytes. What somebody
     typed wrongly is never taken for that.
     """
-    line = lines[index]
-    if "\0" in line:
-        return not any(lines[index + 1 :])
+    last = data.removeprefix(BYTE_ORDER_MARK).rstrip(b"\n").rpartition(b"\n")[2]
+    if b"\0" in last and not last.startswith(b"#"):
+        return data[data.rindex(last) :]
     head = " " + HASH_HEAD.format(*HASH_COST)
     try:
         # The cut may be within a character, which a decoder that waits for more leaves out.
-        line = codecs.getincrementaldecoder("utf-8")().decode(line.encode(errors="surrogateescape"))
+        line = codecs.getincrementaldecoder("utf-8")().decode(last)
         userid, comma, second = line.partition(",")
         rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
         # More may have followed in the name: "all" alone is reserved, "all000" is not.
         read_account(line + rest if comma else f"{f'{userid}000':.33},{rest}")
     except (ValueError, Denied):
-        return False
-    return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
+        return b""
+    is_beginning = rest != "" and second[: len(head)] == head[: len(second)]
+    return last if is_beginning and data.endswith(last) else b""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1524,7 +1513,6 @@ class Accounts:
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
         self.seen_since = -math.inf  # monotonic seconds
         self.is_unfinished = False  # it ends in the middle of a line
-        self.is_torn = False  # its last line was cut short by a crash
         self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
         self.recent: dict[str, tuple[str, float]] = {}  # made by newuser: hash, seconds since epoch
         self.dropped: dict[str, str] = {}  # of those, what an editor did not know and overwrote
@@ -1535,7 +1523,8 @@ class Accounts:
         """Lock, read and mend the file, which may be missing. Raises AccountsError."""
         try:
             self._lock_out_others()
-            self._load(may_be_torn=True)
+            self._cut_off_torn_line()
+            self._load()
             self.tidy(hash_passwords)
         except (OSError, AccountsError) as error:
             self.close()
@@ -1561,6 +1550,15 @@ class Accounts:
         except OSError as error:  # a file system without locks
             advice = "See to it that no second server uses it."
             self.warn(f"{self.name}: {explain(error)}. {advice}")
+
+    def _cut_off_torn_line(self) -> None:
+        data = self._read() or b""
+        if torn := torn_end(data):
+            whole = data.removesuffix(torn)
+            number = len(UsersFile(whole, self.name).lines)  # raises, if there is a mistake in it
+            os.truncate(self.path, os.path.getsize(self.path) - len(torn))
+            problem = "the last line was cut short by a crash and never confirmed; it is cut off"
+            self.warn(f"{self.name}:{number}: {problem}.")
 
     def close(self) -> None:
         if self.lock_file is not None:
@@ -1591,11 +1589,8 @@ class Accounts:
                     if userid in self.records:  # perhaps ours, in a copy made while it was written
                         return self.records[userid] == record
                     made = time.time()
-                    new = {**self.dropped, userid: record}
-                    if self._save(new):
-                        self.recent.update({name: (new[name], made) for name in new})
-                        self.records[userid] = record
-                        self.dropped = {}
+                    if self._save({userid: record}):
+                        self.recent[userid] = record, made
                         return True
             time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished
 
@@ -1604,19 +1599,28 @@ class Accounts:
         with self.lock:
             self._refresh()
             if self.dropped:
-                self._save(self.dropped)
+                self._save({})
 
     def _save(self, new: dict[str, str]) -> bool:
-        """Append accounts; write a file that is gone anew, with all accounts that are known."""
+        """Append accounts and what was dropped, or write a file that is gone anew.
+
+        Return False if somebody has changed the file since it was read. Raises AccountsError.
+        """
+        new = {**self.dropped, **new}
         self.is_writing = True
         try:
             if self.seen:
-                return self._append(account_lines(new))
-            return self._replace(account_lines({**self.records, **new}))
+                is_saved = self._append(account_lines(new))
+            else:
+                is_saved = self._replace(account_lines({**self.records, **new}))
         except OSError as error:
             raise AccountsError(explain(error)) from None
         finally:
             self.is_writing = False
+        if is_saved:
+            self.records.update(new)
+            self.dropped = {}
+        return is_saved
 
     def refresh(self) -> None:
         if self._look() != self.seen and not self.is_writing:
@@ -1631,19 +1635,20 @@ class Accounts:
             except AccountsError as error:
                 self.tell(str(error))
 
-    def _load(self, may_be_torn: bool = False) -> None:
+    def _load(self) -> None:
         """Read the file, if there is one. Raises AccountsError."""
-        if (users := self._read()) is None:
+        self.seen = self._look()  # before it is read: a change meanwhile is noticed
+        if (data := self._read()) is None:
             return
-        if users.is_torn and not may_be_torn:
-            raise AccountsError(f"{self.name}:{len(users.lines) - 1}: the line has no end.")
+        self.is_unfinished = not data.endswith(b"\n")
+        users = UsersFile(data, self.name)
         saved = self.seen[1] / 1e9 if self.seen else 0.0
         for userid, (record, made) in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
                 self.dropped[userid] = record
         for userid in self.dropped.keys() & users.records.keys():
             del self.dropped[userid]
-        self.plain, self.is_torn = list(users.plain), users.is_torn
+        self.plain = list(users.plain)
         first = next(iter(users.records.values()), "")
         self.usual_cost = parse_hash(first)[0] if len(first) > MAX_PLAIN else HASH_COST
         self.records = {**users.records, **self.dropped}
@@ -1653,7 +1658,7 @@ class Accounts:
         return time.monotonic() >= self.seen_since + SETTLED_SECONDS
 
     def tidy(self, hash_all: Callable[[Sequence[str]], Sequence[str]]) -> None:
-        """Once the file is settled, hash plain passwords, put back accounts, set aside a torn line.
+        """Once the file is settled, put back accounts and hash plain passwords.
 
         hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
         """
@@ -1661,41 +1666,33 @@ class Accounts:
             self._refresh()
             since = time.time() - 2 * RECENT_SECONDS  # nobody looks at older ones any more
             self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
-            has_work = self.is_torn or ((self.plain or self.dropped) and self.can_replace)
-            if not has_work or not self.is_settled():
+            if not self.is_settled():
+                return
+            dropped = self.dropped
+            with contextlib.suppress(AccountsError):  # tried again at the next look
+                if dropped and self._save({}):
+                    for userid in dropped:
+                        self.recent.pop(userid, None)  # gone once more, it is gone on purpose
+            if not self.plain or not self.can_replace:
                 return
             seen, plain = self.seen, self.plain
             passwords = [self.records[userid] for userid in plain]
         hashes = dict(zip(plain, hash_all(passwords), strict=True))
         with self.lock:
-            users = self._read() if self._look() == seen else None
-            if users is None:
+            if self._look() != seen or (data := self._read()) is None:
                 return  # it was changed meanwhile, and is looked at again
-            if self.is_torn:
-                self._cut_off(users)
+            users = UsersFile(data, self.name)
             for userid, record in hashes.items():
                 users.lines[users.plain[userid]] = account_line(userid, record)[:-1]
-            end = len(users.lines) if users.lines[-1] else -1  # an empty one ends a finished file
-            users.lines[end:end] = account_lines(self.dropped).splitlines()
             try:
                 if self._replace("\n".join(users.lines)):
                     self.records.update(hashes)
-                    for userid in self.dropped:
-                        self.recent.pop(userid, None)  # gone once more, it is gone on purpose
-                    self.plain, self.dropped = [], {}
+                    self.plain = []
             except OSError as error:
                 self.can_replace = False
                 problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
                 advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")
-
-    def _cut_off(self, users: UsersFile) -> None:
-        """Cut off a torn line, which was never confirmed."""
-        whole = "".join(f"{line}\n" for line in users.lines[:-2])
-        os.truncate(self.path, len(whole.encode(errors="surrogateescape")))
-        self.seen, self.is_torn = self._look(), False
-        problem = "the last line was cut short by a crash and never confirmed; it is set aside"
-        self.warn(f"{self.name}:{len(users.lines) - 1}: {problem}.")
 
     def _look(self) -> tuple[int, ...] | None:
         try:
@@ -1703,22 +1700,17 @@ class Accounts:
         except OSError:
             return None
 
-    def _read(self) -> UsersFile | None:
-        """Return what the file holds, None if it is missing; from here on it has been seen."""
-        self.seen = self._look()
-        if self.seen is not None and not stat.S_ISREG(self.seen[-1]):
-            raise AccountsError(f"{self.name} is no regular file. Name another one with --users.")
+    def _read(self) -> bytes | None:
+        """Return what the file holds, None if it is missing. Raises AccountsError."""
         try:
-            with opened(self.path, os.O_RDONLY) as file:
-                self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
-                data = FileIO(file, closefd=False).readall()
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                advice = "Name another one with --users."
+                raise AccountsError(f"{self.name} is no regular file. {advice}")
+            return self.path.read_bytes()
         except FileNotFoundError:
-            self.seen = None
             return None
         except OSError as error:
             raise AccountsError(f"{self.name}: {explain(error)}.") from None
-        self.is_unfinished = not data.endswith(b"\n")
-        return read_users(data, self.name)
 
     def _append(self, lines: str) -> bool:
         """Append and sync; return False if the file is not the one that has the name any more."""

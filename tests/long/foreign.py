@@ -598,9 +598,8 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                             newcomers.wait_for_next()
                 finally:
                     confirmed = newcomers.finish()
-            server_module.read_users(
-                users.read_bytes(), users.name
-            )  # as the next start will have to
+            # As the next start will have to.
+            server_module.UsersFile(users.read_bytes(), users.name)
             everybody = {"Tom", *edited, *confirmed}
             eventually(
                 lambda: everybody <= userids_in(users),

@@ -168,14 +168,13 @@ LATIN_OF_NAMES = re.compile("[\0-\u01bf\u01c4-\u024f\u1e00-\u1eff]")  # no click
 # First words of Unicode names that stand for a script with another first word.
 SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
 # RFC 854: IAC and two bytes (WILL, WONT, DO, DONT), a subnegotiation up to IAC SE, or one byte.
-# IAC IAC, which stands for a byte 255 of text, is here so that its second half begins nothing. The
-# second group is the beginning of a command at the end of what has arrived.
+# IAC IAC, which stands for a byte 255 of text, is here so that its second half begins nothing. What
+# is in no group is the beginning of a command at the end of what has arrived.
 TELNET = re.compile(
-    rb"(\xff(?:[\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[\xf0-\xf9\xff]))"
-    rb"|(\xff(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
+    rb"\xff(?:([\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[\xf0-\xf9\xff])"
+    rb"|(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
     re.DOTALL,
 )
-LINE_END = re.compile(rb"\n|\r\0")
 WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
 WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) (?:/|http)[^ ]*(?: [^ ]*)?")
 TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
@@ -212,7 +211,10 @@ class Framing:
         lines: list[bytes] = []
         while data:
             if self.skipping:
-                data = self._skip(data)
+                text = (self.tail + data).replace(b"\r\0", b"\n")
+                skipped, end, data = text.partition(b"\n")
+                self.skipping = not end
+                self.tail = b"" if end else skipped[-1:]  # it may be a CR, and its NUL to come
             else:
                 # At most up to the byte that makes the line too long, however the bytes were cut.
                 room = MAX_LINE + 2 - self._length()
@@ -223,26 +225,21 @@ class Framing:
     def _length(self) -> int:
         return len(self.tail) + len(self.command) + self.command_bytes
 
-    def _skip(self, data: bytes) -> bytes:
-        """Return what follows the end of the line that was too long."""
-        data = self.tail + data
-        end = LINE_END.search(data)
-        self.skipping = end is None
-        self.tail = data[-1:] if end is None and data.endswith(b"\r") else b""
-        return data[end.end() :] if end else b""
-
     def _take(self, data: bytes) -> list[bytes]:
-        if not self.command and IAC not in data:
-            return self._split(data)
+        """Obey telnet commands, and split the text around them."""
         data, self.command = self.command + data, b""
-        text, *pieces = TELNET.split(data)
-        lines = self._split(text)
-        for command, unfinished, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
-            if command and command != IAC + IAC:
-                self._obey_telnet(command)
-            self.command = unfinished or b""
-            lines += self._split((command if command == IAC + IAC else b"") + text)
-        return lines
+        lines: list[bytes] = []
+        start = 0
+        for found in TELNET.finditer(data):
+            if found[0] == IAC + IAC:
+                continue
+            lines += self._split(data[start : found.start()])
+            start = found.end()
+            if found[1] is None:
+                self.command = found[0]
+            else:
+                self._obey_telnet(found[0])
+        return lines + self._split(data[start:])
 
     def _obey_telnet(self, command: bytes) -> None:
         self.command_bytes += len(command)
@@ -252,28 +249,23 @@ class Framing:
             # Without an answer a telnet shows nothing any more after Ctrl-C.
             self.answers += IAC + (WONT if command[1:2] == DO else DONT) + command[2:]
 
-    def _split(self, data: bytes) -> list[bytes]:
-        text = self.tail + data
-        if b"\0" in text:
-            text = text.replace(b"\r\0", b"\n")
-        lines = text.split(b"\n")
+    def _split(self, text: bytes) -> list[bytes]:
+        lines = (self.tail + text).replace(b"\r\0", b"\n").split(b"\n")
         self.tail = lines.pop()
-        if lines:
-            is_too_long = len(lines[0].removesuffix(b"\r")) + self.command_bytes > MAX_LINE
-        else:
-            # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
-            self.skipping = is_too_long = self._length() > MAX_LINE + 1
-            if not is_too_long:
-                return lines
+        # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
+        if not lines and self._length() > MAX_LINE + 1:
             lines = [self.tail]
-            self.tail = b"\r" if self.tail.endswith(b"\r") and not self.command else b""
+            self.skipping = True
+            self.tail = b"" if self.command else self.tail[-1:]
+            self.command_bytes += len(self.command)
             self.command = b""
-        self.command_bytes = 0
-        if self.is_first:
-            self.is_first = False
-            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-        if is_too_long:
-            lines[0] = lines[0].ljust(MAX_LINE + 2)  # a CR at its end does not count
+        if lines:
+            length = len(lines[0].removesuffix(b"\r")) + self.command_bytes
+            if self.is_first:
+                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+            if length > MAX_LINE:
+                lines[0] = lines[0].ljust(MAX_LINE + 2)  # as parse does not know of the rest
+            self.command_bytes, self.is_first = 0, False
         return lines
 
 

@@ -1500,7 +1500,7 @@ class Accounts:
         self.tell = warn  # of a mistake in a file that was changed; the server displays it
         self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
         self.usual_cost = HASH_COST  # that of the first account
-        self.lock = threading.Lock()  # guards all below, and the file
+        self.lock = threading.RLock()  # guards all below, and the file
         self.is_writing = False  # so nobody need look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
         self.seen_since = -math.inf  # monotonic seconds
@@ -1512,16 +1512,15 @@ class Accounts:
         self.lock_file: int | None = None  # descriptor, held to the end
 
     def open(self) -> None:
-        """Lock, read and mend the file, which may be missing. Raises AccountsError."""
+        """Lock, read and mend the file, which may be missing. Raises AccountsError, OSError."""
         try:
             self._lock_out_others()
             self._cut_off_torn_line()
             self._load()
             self.tidy(hash_passwords)
-        except (OSError, AccountsError) as error:
+        except (OSError, AccountsError):
             self.close()
-            text = f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
-            raise AccountsError(text) from None
+            raise
         if self.seen and self.seen[-1] & stat.S_IROTH and os.name == "posix":
             advice = f"Keep the hashes to yourself: chmod 600 {self.name}"
             self.warn(f"{self.name}: others on this machine may read it. {advice}")
@@ -1575,7 +1574,7 @@ class Accounts:
         patience = time.monotonic() + 5 * SETTLED_SECONDS
         while True:
             with self.lock:
-                self._refresh()
+                self.refresh()
                 is_being_written = self.is_unfinished and not self.is_settled()
                 if not is_being_written or time.monotonic() > patience:
                     if userid in self.records:  # perhaps ours, in a copy made while it was written
@@ -1589,9 +1588,11 @@ class Accounts:
     def put_back(self) -> None:
         """Append what an editor has overwritten, before it is too late. Raises AccountsError."""
         with self.lock:
-            self._refresh()
-            if self.dropped:
-                self._save({})
+            self.refresh()
+            dropped = self.dropped
+            if dropped and self._save({}):
+                for userid in dropped:
+                    self.recent.pop(userid, None)  # gone once more, it is gone on purpose
 
     def _save(self, new: dict[str, str]) -> bool:
         """Append accounts and what was dropped, or write a file that is gone anew.
@@ -1615,17 +1616,16 @@ class Accounts:
         return is_saved
 
     def refresh(self) -> None:
-        if self._look() != self.seen and not self.is_writing:
-            with self.lock:
-                self._refresh()
-
-    def _refresh(self) -> None:
-        if self._look() != self.seen:
-            self.seen_since = time.monotonic()
-            try:
-                self._load()
-            except AccountsError as error:
-                self.tell(str(error))
+        """Read the file if somebody has changed it."""
+        if self.is_writing or self._look() == self.seen:
+            return
+        with self.lock:
+            if self._look() != self.seen:
+                self.seen_since = time.monotonic()
+                try:
+                    self._load()
+                except AccountsError as error:
+                    self.tell(str(error))
 
     def _load(self) -> None:
         """Read the file, if there is one. Raises AccountsError."""
@@ -1655,16 +1655,13 @@ class Accounts:
         hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
         """
         with self.lock:
-            self._refresh()
+            self.refresh()
             since = time.time() - 2 * RECENT_SECONDS  # nobody looks at older ones any more
             self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
             if not self.is_settled():
                 return
-            dropped = self.dropped
             with contextlib.suppress(AccountsError):  # tried again at the next look
-                if dropped and self._save({}):
-                    for userid in dropped:
-                        self.recent.pop(userid, None)  # gone once more, it is gone on purpose
+                self.put_back()
             if not self.plain or not self.can_replace:
                 return
             seen, plain = self.seen, self.plain

@@ -138,7 +138,6 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Session.receive
 Result = TypeVar("Result")
-Number = TypeVar("Number", int, float)
 
 # --------------------------------------------------------------------------------------------------
 # Wire: bytes in; out come commands, or Denied with the exact reply. No sockets, no files, and no
@@ -264,7 +263,7 @@ class Framing:
             if self.is_first:
                 lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
             if length > MAX_LINE:
-                lines[0] = lines[0].ljust(MAX_LINE + 2)  # as parse does not know of the rest
+                lines[0] = lines[0].ljust(MAX_LINE + 2)  # for parse, which sees no telnet commands
             self.command_bytes, self.is_first = 0, False
         return lines
 
@@ -1120,7 +1119,6 @@ class Display:
         self.show(line, address)
 
     def tell_unshown(self) -> None:
-        """Tell how many lines of strangers were not shown, if there were any."""
         with self.strangers:
             unshown, self.unshown = self.unshown, 0
         if unshown:
@@ -1398,10 +1396,6 @@ def account_line(userid: str, record: str) -> str:
     return f"({userid}, {record})\n"
 
 
-def account_lines(accounts: dict[str, str]) -> str:
-    return "".join(account_line(*account) for account in accounts.items())
-
-
 class UsersFile:
     """What a users.txt holds: its lines, and the accounts in them."""
 
@@ -1600,12 +1594,11 @@ class Accounts:
         Return False if somebody has changed the file since it was read. Raises AccountsError.
         """
         new = {**self.dropped, **new}
+        accounts = new if self.seen else {**self.records, **new}
+        lines = "".join(account_line(*account) for account in accounts.items())
         self.is_writing = True
         try:
-            if self.seen:
-                is_saved = self._append(account_lines(new))
-            else:
-                is_saved = self._replace(account_lines({**self.records, **new}))
+            is_saved = self._append(lines) if self.seen else self._replace(lines)
         except OSError as error:
             raise AccountsError(explain(error)) from None
         finally:
@@ -2083,8 +2076,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def number(kind: type[Number], lowest: int, highest: int) -> Callable[[str], Number]:
-    def convert(text: str) -> Number:
+def number(kind: type[float], lowest: int, highest: int) -> Callable[[str], float]:
+    def convert(text: str) -> float:
         with contextlib.suppress(ValueError):
             if lowest <= kind(text) <= highest:
                 return kind(text)

@@ -174,6 +174,7 @@ TELNET = re.compile(
     rb"|(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
     re.DOTALL,
 )
+LINE_END = re.compile(rb"\n|\r\0")
 WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
 WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) (?:/|http)[^ ]*(?: [^ ]*)?")
 TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
@@ -210,10 +211,10 @@ class Framing:
         lines: list[bytes] = []
         while data:
             if self.skipping:
-                text = (self.tail + data).replace(b"\r\0", b"\n")
-                skipped, end, data = text.partition(b"\n")
-                self.skipping = not end
-                self.tail = b"" if end else skipped[-1:]  # it may be a CR, and its NUL to come
+                skipped, *rest = LINE_END.split(self.tail + data, 1)
+                self.skipping = not rest
+                self.tail = b"" if rest else skipped[-1:]  # it may be a CR, and its NUL to come
+                data = rest[0] if rest else b""
             else:
                 # At most up to the byte that makes the line too long, however the bytes were cut.
                 room = MAX_LINE + 2 - self._length()

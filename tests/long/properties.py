@@ -351,6 +351,7 @@ TELNET = [
     b"\xff\xf4",
     b"\xff\xf1",
     b"\xff\xfb\n",
+    b"\xff\xfd\r\0",
     b"\xff\xfd\x06",
     b"\xff\xfd",
 ]

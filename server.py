@@ -1166,13 +1166,16 @@ class Writer:
 
     def _run(self) -> None:
         data, failed = b"", False  # what could not be written is tried again with the next line
-        while not self.closing.is_set() or (self.lines and not failed):
-            self.news.wait()
+        while True:
+            if failed or not self.lines:
+                self.news.wait()
             self.news.clear()
             data, failure = self._write(data or self._take())
             if failure and not failed:
                 self.display.show(f"The {self.name} cannot be written: {explain(failure)}.")
             failed = failure is not None
+            if self.closing.is_set() and (failed or not self.lines):
+                return
             self.closing.wait(WRITER_BREATH)
 
     def _take(self) -> bytes:

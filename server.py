@@ -1083,8 +1083,6 @@ class Courier:
 # Display and log: listeners too. Each has a thread that may wait for a terminal or a disk as long
 # as it takes; all others only leave lines with it, and past a bound lines are counted, not kept.
 
-Entry = tuple[float, str, str]  # seconds since the epoch, address, line
-
 
 class Display:
     """What the one who watches the room is shown, in the order of the room, and the log of it."""
@@ -1104,9 +1102,9 @@ class Display:
             self.writers.append(Writer(self, "display", stream, sys.stdout.encoding, None))
 
     def show(self, line: str, address: str = "-") -> None:
-        entry = (time.time(), address, line)
+        now = time.time()
         for writer in self.writers:
-            writer.add(entry)
+            writer.add(now, address, line)
 
     def show_stranger(self, line: str, address: str) -> None:
         """Show what somebody causes before login: a line a second, so that talk can be read."""
@@ -1139,7 +1137,7 @@ class Writer:
         self.stream = stream
         self.encoding = encoding
         self.path = path
-        self.lines: deque[Entry] = deque()  # append and popleft are atomic
+        self.lines: deque[tuple[float, str, str]] = deque()  # append and popleft are atomic
         self.gap = threading.Lock()  # guards `missed`
         self.missed = 0  # lines since the last one that was kept
         self.news = threading.Event()
@@ -1147,14 +1145,14 @@ class Writer:
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
-    def add(self, entry: Entry) -> None:
-        """Leave a line to be written; never waits."""
+    def add(self, moment: float, address: str, line: str) -> None:
+        """Leave a line to be written; never waits. moment: in seconds since the epoch."""
         # Once a line is missed, so are those behind it until the gap has been told.
         if self.missed or len(self.lines) >= WRITER_LIMIT:
             with self.gap:
                 self.missed += 1
         else:
-            self.lines.append(entry)
+            self.lines.append((moment, address, line))
         if not self.news.is_set():
             self.news.set()
 
@@ -1186,11 +1184,11 @@ class Writer:
         gap = f"({missed} lines not shown)\n" if missed else ""
         return (text + gap).encode(self.encoding, "backslashreplace")
 
-    def _form(self, seconds: float, address: str, line: str) -> str:
+    def _form(self, moment: float, address: str, line: str) -> str:
         if self.path is None:
             return f"{line}\n"
-        moment = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
-        return f"{moment} {address} {line}\n"
+        shown = datetime.fromtimestamp(moment).astimezone().isoformat(timespec="milliseconds")
+        return f"{shown} {address} {line}\n"
 
     def _write(self, data: bytes) -> tuple[bytes, OSError | None]:
         """Return what could not be written, and why."""
@@ -1217,8 +1215,6 @@ def open_log(path: Path) -> FileIO:
 
 # --------------------------------------------------------------------------------------------------
 # Limits: how often who may do what, and whose turn it is to have a password hashed.
-#
-# Theory of operation
 #
 # Everything is counted by leaky bucket: so much at once, then one at a time, evenly. What is spent
 # is forgiven as time goes by, so nothing is locked for good and no timer runs.
@@ -1466,8 +1462,6 @@ def torn_end(data: bytes) -> bytes:
 
 # --------------------------------------------------------------------------------------------------
 # Accounts: the file users.txt, and who is in it. Knows no sockets.
-#
-# Theory of operation
 #
 # The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
 # whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A

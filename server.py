@@ -217,17 +217,16 @@ class Framing:
                 data = rest[0] if rest else b""
             else:
                 # At most up to the byte that makes the line too long, however the bytes were cut.
-                room = MAX_LINE + 2 - self._length()
+                room = MAX_LINE + 2 - len(self.tail) - self.command_bytes
                 lines += self._take(data[:room])
                 data = data[room:]
         return lines
 
-    def _length(self) -> int:
-        return len(self.tail) + len(self.command) + self.command_bytes
-
     def _take(self, data: bytes) -> list[bytes]:
         """Obey telnet commands, and split the text around them."""
-        data, self.command = self.command + data, b""
+        data = self.command + data
+        self.command_bytes -= len(self.command)
+        self.command = b""
         lines: list[bytes] = []
         start = 0
         for found in TELNET.finditer(data):
@@ -235,6 +234,7 @@ class Framing:
                 continue
             lines += self._split(data[start : found.start()])
             start = found.end()
+            self.command_bytes += len(found[0])
             if found[1] is None:
                 self.command = found[0]
             else:
@@ -242,7 +242,6 @@ class Framing:
         return lines + self._split(data[start:])
 
     def _obey_telnet(self, command: bytes) -> None:
-        self.command_bytes += len(command)
         if command == INTERRUPT:
             self.tail = b""  # telnet's Ctrl-C drops the half-typed line
         elif command[1:2] in (DO, WILL):
@@ -253,11 +252,10 @@ class Framing:
         lines = (self.tail + text).replace(b"\r\0", b"\n").split(b"\n")
         self.tail = lines.pop()
         # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
-        if not lines and self._length() > MAX_LINE + 1:
+        if not lines and len(self.tail) + self.command_bytes > MAX_LINE + 1:
             lines = [self.tail]
             self.skipping = True
             self.tail = b"" if self.command else self.tail[-1:]
-            self.command_bytes += len(self.command)
             self.command = b""
         if lines:
             length = len(lines[0].removesuffix(b"\r")) + self.command_bytes

@@ -1075,14 +1075,17 @@ class Connection:
         """Agree on the encryption with the server. Raises OSError."""
         deadline = time.monotonic() + CONNECT_WAIT
         tls.opened(b"")
+        self.socket.sendall(tls.sealed(b""))
+        first = self.socket.recv(1, socket.MSG_PEEK)
+        if first not in (b"", b"\x15", b"\x16"):  # neither alert nor handshake (RFC 8446, 5.1)
+            raise NotTls
         while not tls.is_open:
-            self.socket.sendall(tls.sealed(b""))
             self.socket.settimeout(max(0.001, deadline - time.monotonic()))
             data = self.socket.recv(65536)
-            if data[:1] not in (b"\x15", b"\x16"):  # neither alert nor handshake (RFC 8446, 5.1)
-                raise NotTls
+            if not data:
+                raise ConnectionAbortedError(0, "the server closed the connection. Try again")
             tls.opened(data)
-        self.socket.sendall(tls.sealed(b""))
+            self.socket.sendall(tls.sealed(b""))
 
     def set_option(self, option: int, value: int | bytes, level: int = socket.SOL_SOCKET) -> None:
         with contextlib.suppress(OSError):  # each only makes things better

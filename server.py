@@ -468,7 +468,7 @@ ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
-    __slots__ = ("failed_logins", "server", "socket", "visitor")
+    __slots__ = ("failed_logins", "server", "socket", "unheard", "visitor")
 
     def __init__(self, server: Server, connection: socket.socket, host: str, port: int) -> None:
         """host, port: of the other side."""
@@ -478,6 +478,7 @@ class Session:
         outbox = Outbox(connection, partial(self.leave, ""), tls)
         self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
+        self.unheard = 0  # bytes that only OpenSSL reads, since the last that were paced
 
     def run(self) -> None:
         reason = ""
@@ -520,7 +521,7 @@ class Session:
 
     def receive(self) -> bytes:
         """Return what the other side has said, b"" at its end. Raises OSError if it is lost."""
-        tls, unheard = self.visitor.outbox.tls, 0
+        tls = self.visitor.outbox.tls
         if tls is None:
             return self.receive_bytes(READ_SIZE)
         while not (tls.has_ended or self.visitor.gone):
@@ -530,12 +531,12 @@ class Session:
             text = tls.opened(data)
             if tls.outgoing.pending:
                 self.order(Courier.unicast)
+            self.unheard += len(data) - len(text)
+            if self.unheard >= RECEIVE_BUFFER:
+                self.unheard = 0
+                self.pace(self.visitor.userid or self.visitor.network)
             if text:
                 return text
-            unheard += len(data)
-            if unheard >= RECEIVE_BUFFER:  # in what only OpenSSL reads
-                unheard = 0
-                self.pace(self.visitor.userid or self.visitor.network)
         return b""
 
     def receive_bytes(self, size: int, flags: int = 0) -> bytes:
@@ -815,7 +816,7 @@ class Room:
     def expire(self, now: float) -> float:
         """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
-            look_again = now + LOGIN_SECONDS
+            look_again = now + HANDSHAKE_SECONDS  # who arrives meanwhile has until then at least
             for visitor in list(self.lobby):
                 tls = visitor.outbox.tls
                 is_ready = tls is None or tls.is_open
@@ -826,7 +827,7 @@ class Room:
                     late = f"Denied. No login within {LOGIN_SECONDS // 60} minutes."
                     self._remove(visitor, late if is_ready else ENCRYPTED)
         self.courier.deliver()
-        return look_again
+        return max(look_again, now + GONE_CHECK)  # in a large crowd each look takes its time
 
     def close(self) -> None:
         with self.lock:
@@ -1969,9 +1970,12 @@ class Server:
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._announce()
+        look_again = 0.0  # monotonic seconds
         while not (self.stopping.is_set() or self.courier_ended):
             now = time.monotonic()
-            select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
+            if now >= look_again:
+                look_again = self.room.expire(now)
+            select.select([self.listener, self.wakeful], [], [], look_again - now)
             drain(self.wakeful)
             if not self.stopping.is_set():
                 self._accept_all()

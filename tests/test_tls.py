@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import client
 import server
 from tests.helpers.certificates import make_certificate, openssl
+from tests.helpers.fake_server import FakeServer
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     CLIENT,
@@ -270,6 +272,21 @@ class ClientTest(unittest.TestCase):
                 line = process.stderr.read().decode().strip()
         self.assertEqual(line, f"The server at 127.0.0.1:{port} does not speak TLS.")
         self.assertEqual(process.returncode, 1)
+
+    def test_a_handshake_may_come_byte_by_byte(self) -> None:
+        end = server.Tls(server.encrypt(Shared.certificate, Shared.key))
+        trusting = ssl.create_default_context(cafile=str(Shared.certificate))
+        with FakeServer() as fake, ThreadPoolExecutor() as threads:
+            connecting = threads.submit(client.Connection, "127.0.0.1", fake.port, trusting)
+            fake.accept()
+            fake.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while not end.is_open:
+                end.opened(fake.client.recv(65536))
+                for byte in end.sealed(b""):
+                    fake.client.sendall(bytes([byte]))
+            connection = connecting.result(PATIENCE)
+            self.assertTrue(connection.tls.is_open)
+            connection.reset()
 
     def test_a_plain_client_reads_what_to_use(self) -> None:
         result = run_client(typed=LOGIN)

@@ -1055,7 +1055,11 @@ class Connection:
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
         self.tls = Tls(encryption, host) if encryption else None
         if self.tls:
-            self.shake_hands(self.tls)
+            try:
+                self.shake_hands(self.tls)
+            except BaseException:  # Ctrl-C, too
+                self.socket.close()
+                raise
         self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
         self.set_option(socket.SO_SNDBUF, SEND_BUFFER)

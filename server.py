@@ -532,7 +532,7 @@ class Session:
             if tls.outgoing.pending:
                 self.order(Courier.unicast)
             self.unheard += len(data) - len(text)
-            if self.unheard >= RECEIVE_BUFFER:
+            if self.unheard >= 2 * TLS_RECORD:  # more than any record whose end is still to come
                 self.unheard = 0
                 self.pace(self.visitor.userid or self.visitor.network)
             if text:
@@ -854,7 +854,9 @@ class Room:
     def _close(self, visitor: Visitor, farewell: str) -> None:
         visitor.gone = True
         visitor.presence.release()
-        if farewell:
+        tls = visitor.outbox.tls
+        # To a client that is about to begin a handshake, plain text would be no TLS server's.
+        if farewell and (tls is None or tls.has_begun or farewell == ENCRYPTED):
             self._tell(farewell, visitor)
         self.courier.order(Courier.hang_up, visitor.outbox)
 

@@ -472,14 +472,15 @@ def tls_ncat(quick: bool) -> str:
 
 
 def tls_socat(quick: bool) -> str:
-    """socat OPENSSL: the end of its input is a logout (close_notify), and every reply comes."""
+    """socat OPENSSL, the certificate checked: a client like any other."""
     need("socat")
-    seconds = str(PATIENCE)
+    seconds = str(PATIENCE)  # it says nothing at the end of its input, and waits for so long
     target = "OPENSSL:localhost:{0.port},cafile={0.certificate}"
     return converse(
         lambda server: ("socat", "-t", seconds, "-", target.format(server)),
         1000,
-        room=encrypted_room,
+        "logout",
+        encrypted_room,
     )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The command-line client of a small chat room.
 
-    python client.py [--host 127.0.0.1] [--port 14850] [--time] [--bell]
+    python client.py [--host 127.0.0.1] [--port 14850] [--time] [--bell] [--tls] [--tls-ca FILE]
 
 Type commands at the prompt; `help` lists them. What others say appears above the line being
 typed, which stays as it was. What cannot be a command is refused here, in the server's own words,
@@ -160,6 +160,66 @@ def check_length(text: str, what: str, least: int, most: int) -> None:
     length = len(text) if len(text) > 4 * most else len(unicodedata.normalize("NFC", text))
     if not least <= length <= most:
         raise Denied(f"Denied. {what} must be {least} to {most} characters.")
+
+
+# --------------------------------------------------------------------------------------------------
+# Tls: what is said becomes what goes on the wire, and back. No sockets. server.py has it too.
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # imported when it is asked for: the prompt is there sooner without it
+    import ssl
+TLS_RECORD = 16384  # bytes of text in a record at most
+
+
+class Tls:
+    """One end of an encrypted connection: bytes in, bytes out, for any thread.
+
+    Before the other side has begun a handshake, what is sealed stays plain text: it is the refusal
+    for who does not know that the connection is encrypted. During the handshake it is dropped.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None = None) -> None:
+        """server_name: name or address that the certificate must hold; None at the server's end."""
+        import ssl
+
+        self.wants_more = ssl.SSLWantReadError
+        self.lock = threading.Lock()  # as OpenSSL's objects are for one thread at a time
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        is_server = server_name is None
+        self.ends = context.wrap_bio(self.incoming, self.outgoing, is_server, server_name)
+        self.has_begun = not is_server
+        self.is_open = False  # the handshake is done
+        self.has_ended = False  # the other side has said that nothing more comes (close_notify)
+
+    def opened(self, data: bytes) -> bytes:
+        """Return what the other side has said, as far as `data` completes it. Raises SSLError."""
+        text = b""
+        with self.lock, contextlib.suppress(self.wants_more):
+            self.has_begun = True
+            self.incoming.write(data)
+            if not self.is_open:
+                self.ends.do_handshake()
+                self.is_open = True
+            while piece := self.ends.read(TLS_RECORD):
+                text += piece
+            self.has_ended = True
+        return text
+
+    def sealed(self, data: bytes, is_last: bool = False) -> bytes:
+        """Return what goes on the wire, behind what the handshake wants said. Raises SSLError.
+
+        is_last: nothing more will come, and the other side is told so (close_notify).
+        """
+        with self.lock:
+            if not self.has_begun:
+                return data
+            rest = memoryview(data)
+            while rest and self.is_open:
+                rest = rest[self.ends.write(rest) :]
+            if is_last and self.is_open:
+                with contextlib.suppress(self.wants_more):  # for the other side's, which may come
+                    self.ends.unwrap()
+            return self.outgoing.read()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -979,29 +1039,57 @@ if IS_LINUX:
 LOOK_EVERY = 5.0  # seconds
 
 
+class NotTls(OSError):
+    """The server answers something that is no TLS."""
+
+
 class Connection:
     """A connection to a server, from connecting to its end.
 
     has_ended: set by the receiver when nothing more will arrive, with `failure` to tell what ended
-    it, if that was not the server's close. unsent: what the socket has not taken yet.
+    it, if that was not the server's close.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        """Raises OSError, or UnicodeError for a name that cannot be one."""
+    def __init__(self, host: str, port: int, encryption: ssl.SSLContext | None = None) -> None:
+        """Raises OSError, or ValueError for a name that cannot be one."""
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
+        self.tls = Tls(encryption, host) if encryption else None
+        if self.tls:
+            try:
+                self.shake_hands(self.tls)
+            except BaseException:  # Ctrl-C, too
+                self.socket.close()
+                raise
         self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
         self.set_option(socket.SO_SNDBUF, SEND_BUFFER)
         self.set_option(socket.SO_KEEPALIVE, 1)
         for option, value in TCP_OPTIONS.items():
             self.set_option(option, value, socket.IPPROTO_TCP)
-        self.unsent = b""
-        self.recent = b""  # the last lines given to `send`, more than the kernel and `unsent` hold
+        self.unsent = b""  # lines that Ctrl-C can still call back
+        self.under_way = b""  # what the socket has not taken of a line that was begun
+        self.begun: deque[tuple[bytes, int]] = deque(maxlen=SEND_BUFFER)  # lines, bytes on the wire
         self.is_broken = False  # nothing more can be sent; the receiver is about to tell
         self.backlog = 0.0  # what `lines_unread` was when the last line was sent,
         self.last_sent = 0.0  # in time.monotonic's seconds
         self.has_ended = False
         self.failure: Exception | None = None
+
+    def shake_hands(self, tls: Tls) -> None:
+        """Agree on the encryption with the server. Raises OSError."""
+        deadline = time.monotonic() + CONNECT_WAIT
+        tls.opened(b"")
+        self.socket.sendall(tls.sealed(b""))
+        first = self.socket.recv(1, socket.MSG_PEEK)
+        if first not in (b"", b"\x15", b"\x16"):  # neither alert nor handshake (RFC 8446, 5.1)
+            raise NotTls
+        while not tls.is_open:
+            self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self.socket.recv(65536)
+            if not data:
+                raise ConnectionAbortedError(0, "the server closed the connection. Try again")
+            tls.opened(data)
+            self.socket.sendall(tls.sealed(b""))
 
     def set_option(self, option: int, value: int | bytes, level: int = socket.SOL_SOCKET) -> None:
         with contextlib.suppress(OSError):  # each only makes things better
@@ -1022,10 +1110,18 @@ class Connection:
 
     def receive_some(self) -> bytes:
         """Return what has arrived, b"" at the end. Raises OSError."""
-        while not select.select([self.socket], [], [], LOOK_EVERY)[0]:
-            if self.is_out_of_reach():
-                raise TimeoutError
-        return self.socket.recv(65536)
+        while not (self.tls and self.tls.has_ended):
+            while not select.select([self.socket], [], [], LOOK_EVERY)[0]:
+                if self.is_out_of_reach():
+                    raise TimeoutError
+            data = self.socket.recv(65536)
+            if not self.tls:
+                return data
+            if not data:
+                raise ConnectionError("the end of the bytes is not the end of what is said")
+            if text := self.tls.opened(data):
+                return text
+        return b""
 
     def is_out_of_reach(self) -> bool:
         """Tell whether what was sent has gone without an acknowledgement for too long.
@@ -1047,7 +1143,6 @@ class Connection:
         self.backlog = self.lines_unread() + 1
         self.last_sent = time.monotonic()
         self.unsent += line + b"\n"
-        self.recent = (self.recent + line + b"\n")[-4 * SEND_BUFFER :]
         self.flush()
 
     def lines_unread(self) -> float:
@@ -1057,36 +1152,54 @@ class Connection:
 
     def flush(self) -> None:
         """Send what the socket takes now."""
-        if not self.unsent or self.is_broken:
+        if self.is_broken:
             return
         try:
-            self.unsent = self.unsent[self.socket.send(self.unsent) :]
+            # Sealed or not, a line that was begun must be ended: so none is before it can be.
+            if self.unsent and not self.under_way and select.select([], [self.socket], [], 0)[1]:
+                self.under_way = self.tls.sealed(self.unsent) if self.tls else self.unsent
+                self.begun.append((self.unsent, len(self.under_way)))
+                self.unsent = b""
+            if self.under_way:
+                self.under_way = self.under_way[self.socket.send(self.under_way) :]
         except BlockingIOError:
             pass
         except OSError:
             self.is_broken = True
 
+    def has_unsent(self) -> bool:
+        return bool(self.unsent or self.under_way)
+
     def sending(self) -> socket.socket | None:
         """Return the socket if it is to be flushed as soon as it takes more."""
-        return self.socket if self.unsent and not self.is_broken else None
+        return self.socket if self.has_unsent() and not self.is_broken else None
 
     def drop_unsent(self) -> None:
         """Forget the line that waits to be sent, unless it is under way."""
-        if (b"\n" + self.recent).endswith(b"\n" + self.unsent):
-            self.recent = self.recent.removesuffix(self.unsent)
-            self.unsent = b""
+        self.unsent = b""
 
     def undelivered(self) -> list[bytes]:
         """Return the lines that have not reached the other machine, as far as one can know."""
-        count = len(self.unsent)
+        count = len(self.under_way)
         if IS_LINUX and HAS_TERMIOS:
             import fcntl
 
             with contextlib.suppress(OSError):  # SIOCOUTQ, which is TIOCOUTQ there
                 unacknowledged = fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4))
                 count += int.from_bytes(unacknowledged, sys.byteorder)
-        start = self.recent.rfind(b"\n", 0, len(self.recent) - count) + 1
-        return self.recent[start:].split(b"\n")[:-1]
+        lines = self.unsent
+        for line, size in reversed(self.begun):
+            if count <= 0:
+                break
+            lines = line + lines
+            count -= size
+        return lines.split(b"\n")[:-1]
+
+    def end_sending(self) -> None:
+        """Have the server read an end behind the logout, where it can still answer after that."""
+        if not self.tls:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
 
     def log_out(self) -> float:
         """Ask to be logged out; return how many seconds the server may take to answer that."""
@@ -1096,6 +1209,9 @@ class Connection:
 
     def reset(self) -> None:
         """Close with a reset: what the server has not read yet is dropped at both ends."""
+        if self.tls and self.tls.has_ended:
+            with contextlib.suppress(OSError):
+                self.socket.send(self.tls.sealed(b"", is_last=True))
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
         self.socket.close()
 
@@ -1288,7 +1404,7 @@ class Client:
         """
         self.connection.send(line)
         self.has_dropped = False
-        while self.connection.unsent:
+        while self.connection.has_unsent():
             if self.reader.wait_to_send(self.connection.sending()):
                 if self.has_dropped:
                     return False
@@ -1358,9 +1474,9 @@ class Client:
             set_handler(signal.default_int_handler, "SIGINT")
             self.terminal.take(interruptible=True)
         try:
-            connection = Connection(self.options.host, self.options.port)
-        except (OSError, UnicodeError) as error:
-            self.tell(f"Cannot connect to {self.address}: {reason_of(error, self.options.host)}")
+            connection = connect(self.options)
+        except (OSError, ValueError) as error:
+            self.tell(failure_of(error, self.options))
         except KeyboardInterrupt:
             self.terminal.wait(keyboard=False, timeout=0)  # it is obeyed
         else:
@@ -1400,8 +1516,7 @@ class Client:
         while not self.connection.has_ended:
             sending = self.connection.sending()
             if not sending:
-                with contextlib.suppress(OSError):
-                    self.connection.socket.shutdown(socket.SHUT_WR)
+                self.connection.end_sending()
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
             with contextlib.suppress(Gone):  # the loop's own condition tells
                 if signal.SIGINT in self.terminal.wait(False, sending, timeout=seconds)[1]:
@@ -1421,14 +1536,51 @@ def address_of(options: SimpleNamespace) -> str:
     return f"{host}:{options.port}"
 
 
+def connect(options: SimpleNamespace) -> Connection:
+    """Raises OSError, or ValueError for a name that cannot be one."""
+    if not (options.tls or options.tls_ca):
+        return Connection(options.host, options.port)
+    import ssl
+
+    try:
+        encryption = ssl.create_default_context(cafile=options.tls_ca)
+    except OSError as error:
+        problem = (
+            "no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        )
+        raise OSError(0, problem, options.tls_ca) from None
+    encryption.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be known here
+    return Connection(options.host, options.port, encryption)
+
+
+def failure_of(error: Exception, options: SimpleNamespace) -> str:
+    """Return the line that tells why there is no connection, and what to do if one can know."""
+    if isinstance(error, NotTls):
+        return f"The server at {address_of(options)} does not speak TLS."
+    if options.tls_ca and getattr(error, "filename", None):
+        return f"{options.tls_ca}: {reason_of(error, options.host)}"
+    return f"Cannot connect to {address_of(options)}: {reason_of(error, options.host)}"
+
+
+CERTIFICATE_ADVICE = {  # by OpenSSL's X509_V_ERR_ numbers
+    9: "Check this machine's clock.",
+    10: "The server needs a new one.",
+    62: "Give --host a name that is in it.",
+    64: "Give --host an address that is in it.",
+}
+
+
 def reason_of(error: Exception, host: str) -> str:
-    """Return why there is no connection, and what to do if one can know."""
     if isinstance(error, ConnectionRefusedError):
         is_here = host.lower() in ("localhost", "::1") or host.startswith("127.")
         # Elsewhere, the usual cause is a server that listens to its own machine alone.
         there = "" if is_here else " --host 0.0.0.0 (on that machine)"
         return f"nobody listens there. Start a server: python server.py{there}"
-    if isinstance(error, UnicodeError):
+    if why := getattr(error, "verify_message", "").rstrip("."):  # an ssl.SSLCertVerificationError
+        to_trust_it = "Get it as a file, and name that with --tls-ca."
+        cure = CERTIFICATE_ADVICE.get(getattr(error, "verify_code", 0), to_trust_it)
+        return f"its certificate is not trusted ({why}). {cure}"
+    if isinstance(error, ValueError):
         return "no machine has such a name. Check --host."
     if isinstance(error, TimeoutError):
         return "no answer. Check the address, and the firewall of that machine."
@@ -1442,8 +1594,8 @@ def reason_of(error: Exception, host: str) -> str:
 
 
 def parse_options(arguments: list[str]) -> SimpleNamespace:
-    """Return host, port, time and bell; exits with status 2 for wrong options."""
-    options = SimpleNamespace(host=HOST, port=PORT, time=False, bell=False)
+    """Return host, port, time, bell, tls and tls_ca; exits with status 2 for wrong options."""
+    options = SimpleNamespace(host=HOST, port=PORT, time=False, bell=False, tls=False, tls_ca=None)
     if not arguments:
         return options  # as mostly: without the parser, the prompt is there a tenth sooner
     import argparse
@@ -1457,6 +1609,8 @@ def parse_options(arguments: list[str]) -> SimpleNamespace:
     parser.add_argument("--port", help=f"of the server (default: {PORT})")
     parser.add_argument("--time", action="store_true", help="show when each line arrived")
     parser.add_argument("--bell", action="store_true", help="ring for private messages")
+    parser.add_argument("--tls", action="store_true", help="encrypt, as the server must too")
+    parser.add_argument("--tls-ca", metavar="FILE", help="the certificate to trust; implies --tls")
     parser.add_argument("--version", action="version", version=f"client.py {VERSION}")
     parser.parse_args(arguments, options)
     if both := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", options.host):
@@ -1476,10 +1630,9 @@ def main(arguments: list[str]) -> int:
         if stream is None:
             os.open(os.devnull, os.O_RDWR)
     try:
-        connection = Connection(options.host, options.port)
-    except (OSError, UnicodeError) as error:
-        reason = reason_of(error, options.host)
-        print(f"Cannot connect to {address_of(options)}: {reason}", file=sys.stderr)
+        connection = connect(options)
+    except (OSError, ValueError) as error:
+        print(failure_of(error, options), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

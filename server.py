@@ -15,7 +15,8 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
 
 A line of text travels down this page: bytes are framed and parsed (wire, at the session's bidding),
 checked against who may do what (session), said in the room (room) and sent to everyone (courier).
-What is off the way stands below: display and log, limits, records, accounts, the server.
+What is off the way stands below: display and log, limits, records, accounts, the server. With
+--tls-cert the session opens what comes in, and the courier seals what goes out.
 
     bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
              '------- Wire -------'                   '-> display and log
@@ -67,7 +68,10 @@ from io import FileIO, RawIOBase
 from operator import attrgetter
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:  # imported when it is asked for: a plain room starts sooner without it
+    import ssl
 
 fcntl: ModuleType | None
 resource: ModuleType | None
@@ -91,6 +95,7 @@ RECEIVE_BUFFER = 4096  # bytes asked of the kernel, which takes twice that: what
 SKIP_UNIT = 65536  # bytes of an overlong line that cost its sender as much as a line
 
 BURST = 20  # lines read at full speed before --rate applies
+HANDSHAKE_SECONDS = 10  # until a connection must have agreed on its encryption
 LOGIN_SECONDS = 3600  # until a connection must have logged in: a class listens before it types
 LOGIN_TRIES = 3  # failed logins on one connection before it is closed
 FAILURE_DELAY = 1.0  # seconds that a wrong password costs its connection
@@ -177,7 +182,6 @@ TELNET = re.compile(
 LINE_END = re.compile(rb"\n|\r\0")
 WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
 WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) (?:/|http)[^ ]*(?: [^ ]*)?")
-TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
 IAC, DO, DONT, WILL, WONT, INTERRUPT = b"\xff", b"\xfd", b"\xfe", b"\xfb", b"\xfc", b"\xff\xf4"
 
 
@@ -384,24 +388,87 @@ def is_web_request(line: bytes) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------
+# Tls: what is said becomes what goes on the wire, and back. No sockets. client.py has it too.
+
+TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS connection (RFC 8446, section 5.1)
+TLS_RECORD = 16384  # bytes of text in a record at most
+
+
+class Tls:
+    """One end of an encrypted connection: bytes in, bytes out, for any thread.
+
+    Before the other side has begun a handshake, what is sealed stays plain text: it is the refusal
+    for who does not know that the connection is encrypted. During the handshake it is dropped.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None = None) -> None:
+        """server_name: name or address that the certificate must hold; None at the server's end."""
+        import ssl
+
+        self.wants_more = ssl.SSLWantReadError
+        self.lock = threading.Lock()  # as OpenSSL's objects are for one thread at a time
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        is_server = server_name is None
+        self.ends = context.wrap_bio(self.incoming, self.outgoing, is_server, server_name)
+        self.has_begun = not is_server
+        self.is_open = False  # the handshake is done
+        self.has_ended = False  # the other side has said that nothing more comes (close_notify)
+
+    def opened(self, data: bytes) -> bytes:
+        """Return what the other side has said, as far as `data` completes it. Raises SSLError."""
+        text = b""
+        with self.lock, contextlib.suppress(self.wants_more):
+            self.has_begun = True
+            self.incoming.write(data)
+            if not self.is_open:
+                self.ends.do_handshake()
+                self.is_open = True
+            while piece := self.ends.read(TLS_RECORD):
+                text += piece
+            self.has_ended = True
+        return text
+
+    def sealed(self, data: bytes, is_last: bool = False) -> bytes:
+        """Return what goes on the wire, behind what the handshake wants said. Raises SSLError.
+
+        is_last: nothing more will come, and the other side is told so (close_notify).
+        """
+        with self.lock:
+            if not self.has_begun:
+                return data
+            rest = memoryview(data)
+            while rest and self.is_open:
+                rest = rest[self.ends.write(rest) :]
+            if is_last and self.is_open:
+                with contextlib.suppress(self.wants_more):  # for the other side's, which may come
+                    self.ends.unwrap()
+            return self.outgoing.read()
+
+
+# --------------------------------------------------------------------------------------------------
 # Session: one connection, one thread, blocking reads. Who may do what, and how fast.
 #
 # Three records describe a connection, and each has one owner. The Session belongs to its thread.
 # The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
 # which lines are sent, belongs to whoever has the courier's turn. Two flags are set by others, once
 # and with nothing to follow from it at that moment: `is_protected`, and `linger` before `hang_up`.
+ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
+
+
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
-    __slots__ = ("failed_logins", "server", "socket", "visitor")
+    __slots__ = ("failed_logins", "server", "socket", "unheard", "visitor")
 
     def __init__(self, server: Server, connection: socket.socket, host: str, port: int) -> None:
         """host, port: of the other side."""
         self.server = server
         self.socket = connection
-        outbox = Outbox(connection, partial(self.leave, ""))
+        tls = Tls(server.encryption) if server.encryption else None
+        outbox = Outbox(connection, partial(self.leave, ""), tls)
         self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
+        self.unheard = 0  # bytes that only OpenSSL reads, since the last that were paced
 
     def run(self) -> None:
         reason = ""
@@ -413,7 +480,7 @@ class Session:
             self.raise_if_reset()
             self.logout()
             # A socket that is closed with bytes unread is reset, which would lose our last lines.
-            while self.receive(SKIP_UNIT):
+            while self.receive_bytes(SKIP_UNIT):
                 time.sleep(DRAIN_PAUSE)  # nobody waits for this, and a flood must not find it eager
         except OSError:
             reason = "connection lost"
@@ -423,12 +490,12 @@ class Session:
 
     def lines(self) -> Iterator[bytes]:
         """Yield what arrives, a line at a time, until the connection ends or the session does."""
-        framing, skipped, is_first = Framing(), 0, True
-        while (data := self.receive(READ_SIZE)) and not self.visitor.gone:
-            if is_first and data[0] == TLS_HANDSHAKE:
-                self.leave("Denied. This room is not encrypted.")
-                return
-            is_first, is_first_line = False, framing.is_first
+        framing, skipped, is_encrypted = Framing(), 0, self.server.encryption is not None
+        if is_encrypted != (self.receive_bytes(1, socket.MSG_PEEK) == TLS_HANDSHAKE):
+            self.leave(ENCRYPTED if is_encrypted else "Denied. This room is not encrypted.")
+            return
+        while (data := self.receive()) and not self.visitor.gone:
+            is_first_line = framing.is_first
             lines = framing.feed(data)
             if framing.answers:
                 self.order(Courier.unicast, framing.answers)
@@ -442,11 +509,31 @@ class Session:
                 skipped = 0
                 self.pace(self.visitor.userid or self.visitor.network)
 
-    def receive(self, size: int) -> bytes:
+    def receive(self) -> bytes:
+        """Return what the other side has said, b"" at its end. Raises OSError if it is lost."""
+        tls = self.visitor.outbox.tls
+        if tls is None:
+            return self.receive_bytes(READ_SIZE)
+        while not (tls.has_ended or self.visitor.gone):
+            data = self.receive_bytes(READ_SIZE)
+            if not data:
+                raise ConnectionError("the end of the bytes is not the end of what is said")
+            text = tls.opened(data)
+            if tls.outgoing.pending:
+                self.order(Courier.unicast)
+            self.unheard += len(data) - len(text)
+            if self.unheard >= 2 * TLS_RECORD:  # more than any record whose end is still to come
+                self.unheard = 0
+                self.pace(self.visitor.userid or self.visitor.network)
+            if text:
+                return text
+        return b""
+
+    def receive_bytes(self, size: int, flags: int = 0) -> bytes:
         if not DONT_WAIT:
             # The courier needs a socket that does not block, so the wait is for select (Windows).
             select.select([self.socket], [], [])
-        return self.socket.recv(size)
+        return self.socket.recv(size, flags)
 
     def obey(self, line: bytes) -> None:
         """Do what a line asks for, once its turn has come, or refuse it."""
@@ -717,15 +804,20 @@ class Room:
         self.courier.deliver()
 
     def expire(self, now: float) -> float:
-        """Send off who has not logged in for too long; return when to look again (monotonic)."""
+        """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
-            for visitor in list(self.lobby):  # in order of arrival
-                if visitor.arrived + LOGIN_SECONDS > now:
-                    break
-                self._remove(visitor, f"Denied. No login within {LOGIN_SECONDS // 60} minutes.")
-            oldest = next(iter(self.lobby), None)
+            look_again = now + HANDSHAKE_SECONDS  # who arrives meanwhile has until then at least
+            for visitor in list(self.lobby):
+                tls = visitor.outbox.tls
+                is_ready = tls is None or tls.is_open
+                deadline = visitor.arrived + (LOGIN_SECONDS if is_ready else HANDSHAKE_SECONDS)
+                if deadline > now:
+                    look_again = min(look_again, deadline)
+                else:
+                    late = f"Denied. No login within {LOGIN_SECONDS // 60} minutes."
+                    self._remove(visitor, late if is_ready else ENCRYPTED)
         self.courier.deliver()
-        return oldest.arrived + LOGIN_SECONDS if oldest else now + LOGIN_SECONDS
+        return max(look_again, now + GONE_CHECK)  # in a large crowd each look takes its time
 
     def close(self) -> None:
         with self.lock:
@@ -752,7 +844,9 @@ class Room:
     def _close(self, visitor: Visitor, farewell: str) -> None:
         visitor.gone = True
         visitor.presence.release()
-        if farewell:
+        tls = visitor.outbox.tls
+        # To a client that is about to begin a handshake, plain text would be no TLS server's.
+        if farewell and (tls is None or tls.has_begun or farewell == ENCRYPTED):
             self._tell(farewell, visitor)
         self.courier.order(Courier.hang_up, visitor.outbox)
 
@@ -799,7 +893,8 @@ class Room:
 #
 #   1. Room.leave takes the visitor out of the table, once, and orders the farewell and `hang_up`.
 #   2. The round sends what is owed. From `hang_up` on, nothing more is put into the outbox.
-#   3. When nothing waits any more, our sending side is shut down: the client reads the end.
+#   3. When nothing waits any more, our sending side is shut down: the client reads the end (under
+#      TLS, close_notify first, sealed behind the farewell).
 #   4. The client closes, or is given LINGER_SECONDS to; then both sides are shut down. Either way
 #      the reader's `recv` returns, its thread ends, and it orders `release`.
 #   5. Released, and with nothing waiting, the socket is closed: nobody else can be using it.
@@ -812,6 +907,7 @@ class Outbox:
 
     connection: socket.socket
     on_lost: Callable[[str], None]  # told why the connection was given up
+    tls: Tls | None = None  # if the room is encrypted; may be used by the reader too
     listening: bool = False  # gets what is said to all
     hung_up: bool = False  # gets nothing more, and is closed once all that waits is sent
     linger: float = LINGER_SECONDS  # 0, set before `hang_up`, for who is not worth the wait
@@ -963,7 +1059,7 @@ class Courier:
 
     def hang_up(self, outbox: Outbox, _: bytes) -> None:
         if not outbox.hung_up:
-            self._own(outbox)
+            self._own(outbox).append(b"")  # so that it is sent to: TLS has an end to tell
             outbox.hung_up, outbox.listening = True, False
             self.listeners.pop(outbox, None)
 
@@ -984,22 +1080,24 @@ class Courier:
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
         """Send behind what already waits; keep what the kernel does not take."""
+        try:
+            if outbox.tls:
+                data = outbox.tls.sealed(data, is_last=outbox.hung_up)
+            can_send = data and not outbox.waiting
+            sent = outbox.connection.send(data, DONT_WAIT) if can_send else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lose(outbox, "connection lost")
+            return
+        if sent == len(data):
+            return
         if not outbox.waiting:
-            try:
-                sent = outbox.connection.send(data, DONT_WAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._lose(outbox, "connection lost")
-                return
-            if sent == len(data):
-                return
             self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
             self.stalled.add(outbox)
             self._set_deadline(outbox, STALL_SECONDS)
             self.needs_thread = True
-            data = data[sent:]
-        outbox.waiting += data
+        outbox.waiting += data[sent:]
         if len(outbox.waiting) > OUTBOX_LIMIT:
             self._lose(outbox, "not reading")
 
@@ -1807,6 +1905,7 @@ class Server:
     def __init__(self, options: argparse.Namespace, accounts: Accounts, display: Display) -> None:
         """Listen, and make what serves. Raises OSError if it cannot."""
         self.options = options
+        self.encryption = encrypt(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.listener = listen(options.host, options.port)
         self.accounts = accounts
         self.display = display
@@ -1829,9 +1928,12 @@ class Server:
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._announce()
+        look_again = 0.0  # monotonic seconds
         while not (self.stopping.is_set() or self.courier_ended):
             now = time.monotonic()
-            select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
+            if now >= look_again:
+                look_again = self.room.expire(now)
+            select.select([self.listener, self.wakeful], [], [], look_again - now)
             drain(self.wakeful)
             if not self.stopping.is_set():
                 self._accept_all()
@@ -1841,13 +1943,18 @@ class Server:
         """Show the first lines: where the room is, how others join, whose password all know."""
         host, port = self.listener.getsockname()[:2]
         kept = f", last {self.options.history} lines kept" if self.options.history else ""
+        kept += ", TLS" if self.encryption else ""
         place = f"{show_address(host, port)}, room for {self.room.limit}{kept}"
         self.display.show(f"Chat room server on {place}. Ctrl-C stops it.")
         if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             return
         reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
-        other_port = f" --port {port}" if port != PORT else ""
-        self.display.show(f"Others join with: python client.py --host {reached}{other_port}")
+        more = f" --port {port}" if port != PORT else ""
+        if self.encryption:
+            certificate = self.options.tls_cert
+            reached = name_in(certificate, self.encryption) or reached
+            more += f" --tls-ca {certificate.name}"
+        self.display.show(f"Others join with: python client.py --host {reached}{more}")
         records = self.accounts.records
         known = [name for name, end in SHIPPED.items() if records.get(name, "").endswith(end)]
         if known:
@@ -1975,6 +2082,47 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def encrypt(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Return what connections are encrypted with. Raises OSError for a file's path."""
+    import ssl
+
+    def refuse() -> str:
+        raise OSError(0, "a key with a passphrase cannot be used: nobody is asked for it", path)
+
+    path = str(key or certificate)
+    for file in filter(None, (certificate, key)):
+        file.read_bytes()  # OpenSSL does not say which one it cannot read
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(certificate, key, refuse)
+    except ssl.SSLError as error:
+        problem = "no certificate and its key in PEM form"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            problem = f"not the key of the certificate in {certificate}"
+        raise OSError(0, problem, path) from None
+    return context
+
+
+def name_in(certificate: Path, context: ssl.SSLContext) -> str | None:
+    """Return the first name or address that a certificate is for: a handshake with it tells."""
+    import ssl
+
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be known here
+    trusting.load_verify_locations(certificate)
+    server, client = Tls(context), Tls(trusting, "anybody")
+    try:
+        while not client.is_open:
+            client.opened(server.sealed(b""))
+            server.opened(client.sealed(b""))
+    except ssl.SSLError:
+        return None  # it has expired, or is not valid yet
+    found: dict[str, Any] = client.ends.getpeercert() or {}
+    return next((name for _, name in found.get("subjectAltName", ()) if "*" not in name), None)
+
+
 def configure(connection: socket.socket) -> None:
     """Set each option on its own: a system that refuses one still has the others."""
     connection.setblocking(bool(DONT_WAIT))
@@ -2068,8 +2216,13 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rate", default=RATE, type=number(float, 0, 1_000_000), help=pace)
     add("--no-newuser", action="store_true", help="accept no new accounts")
     add("--history", default=HISTORY, type=history, help=kept)
+    add("--tls-cert", type=Path, help="encrypt: the certificate, a PEM file")
+    add("--tls-key", type=Path, help="its key, if that is in another file")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.tls_key and not options.tls_cert:
+        parser.error("--tls-key is of no use without --tls-cert")
+    return options
 
 
 def number(kind: type[float], lowest: int, highest: int) -> Callable[[str], float]:

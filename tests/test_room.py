@@ -222,7 +222,7 @@ class RoomTest(RoomBase):
             listener.arrive()
             listener.visitor.arrived = arrived
         self.room.enter(inside.visitor, "Tom")
-        self.assertEqual(self.room.expire(3599.9), 3600.0)
+        self.assertEqual(self.room.expire(3595.0), 3600.0)
         self.assertEqual(self.room.expire(3600.0), 3610.0)
         self.courier._round()
         self.assertEqual(early.heard(), ["Denied. No login within 60 minutes."])

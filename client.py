@@ -566,8 +566,9 @@ class Line:
         self.text = self.text[: self.cursor] + text + self.text[self.cursor :]
         self.cursor += len(text)
 
-    def cut(self, start: int, end: int) -> str:
-        """Remove and return what stands from `start` to `end`, and leave the cursor there."""
+    def cut_to(self, place: int) -> str:
+        """Remove and return what stands between the cursor and a place, on either side of it."""
+        start, end = sorted((self.cursor, place))
         removed = self.text[start:end]
         self.text = self.text[:start] + self.text[end:]
         self.cursor = start
@@ -577,9 +578,6 @@ class Line:
 
     def start(self) -> int:
         return 0
-
-    def here(self) -> int:
-        return self.cursor
 
     def end(self) -> int:
         return len(self.text)
@@ -766,13 +764,13 @@ class Editor:
         self.is_done, self.result = True, None
 
     def erase(self) -> None:
-        self.line.cut(self.line.left(), self.line.cursor)
+        self.line.cut_to(self.line.left())
 
     def delete(self) -> None:
-        self.line.cut(self.line.cursor, self.line.right())
+        self.line.cut_to(self.line.right())
 
-    def cut(self, start: int, end: int) -> None:
-        removed = self.line.cut(start, end)
+    def cut_to(self, place: int) -> None:
+        removed = self.line.cut_to(place)
         if not self.is_hidden:  # or Ctrl-Y would show a password at the next prompt
             self.removed = removed
 
@@ -841,26 +839,26 @@ Action = Callable[[Editor], None]
 Place = Callable[[Line], int]
 
 
-def moves(place: Place) -> Action:
+def moves_to(place: Place) -> Action:
     return lambda editor: setattr(editor.line, "cursor", place(editor.line))
 
 
-def cuts(start: Place, end: Place) -> Action:
-    return lambda editor: editor.cut(start(editor.line), end(editor.line))
+def cuts_to(place: Place) -> Action:
+    return lambda editor: editor.cut_to(place(editor.line))
 
 
 KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
-    (moves(Line.start), ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
-    (moves(Line.end), ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
-    (moves(Line.left), ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
-    (moves(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
-    (moves(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
-    (moves(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
-    (cuts(Line.start, Line.here), ("\x15",)),  # Ctrl-U
-    (cuts(Line.here, Line.end), ("\x0b",)),  # Ctrl-K
-    (cuts(Line.space_left, Line.here), ("\x17",)),  # Ctrl-W
-    (cuts(Line.word_left, Line.here), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
-    (cuts(Line.here, Line.word_right), ("\x1bd",)),  # Alt-D
+    (moves_to(Line.start), ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
+    (moves_to(Line.end), ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
+    (moves_to(Line.left), ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
+    (moves_to(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
+    (moves_to(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-, Alt-Left
+    (moves_to(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-, Alt-Right
+    (cuts_to(Line.start), ("\x15",)),  # Ctrl-U
+    (cuts_to(Line.end), ("\x0b",)),  # Ctrl-K
+    (cuts_to(Line.space_left), ("\x17",)),  # Ctrl-W
+    (cuts_to(Line.word_left), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
+    (cuts_to(Line.word_right), ("\x1bd",)),  # Alt-D
     (lambda editor: editor.line.insert(editor.removed), ("\x19",)),  # Ctrl-Y
     (Editor.erase, ("\x08", "\x7f")),  # Backspace
     (Editor.delete, ("\x1b[3~",)),  # Delete

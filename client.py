@@ -1117,14 +1117,11 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 # person whose connection is lost stays in it, and Enter makes a new one.
 
 WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
-LOGIN_REFUSED = (
-    r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )"
-)
-NEWUSER_ANSWERED = (
-    r"New user account created\. |"
-    r"Denied\. (User account |Please logout |The account |New accounts |Too many new |"
-    r"UserID |Password )"
-)
+ANSWERS = {  # how they begin; "login confirmed" stands in `learn`
+    "login": r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )",
+    "newuser": r"New user account created\. |Denied\. (User account |Please logout |The account |"
+    r"New accounts |Too many new |UserID |Password )",
+}
 FAREWELL = (
     r"The server is shutting down\.|Denied\. (\S+ logged in from |No login within |"
     r"The server is busy|Too many failed logins\.|Your account was |This )"
@@ -1151,7 +1148,7 @@ class Room:
         return self.has_joined or "login" in self.unanswered
 
     def ask(self, command: tuple[str, ...]) -> None:
-        if command[0] in ("login", "newuser"):
+        if command[0] in ANSWERS:
             self.unanswered.append(command[0])
         if command[0] == "login":
             self.own_name = unicodedata.normalize("NFC", command[1])
@@ -1166,10 +1163,8 @@ class Room:
             self.names = self.names - {moved[1]} | ({moved[1]} if moved[2] == "joins" else set())
         elif re.fullmatch(WHO_REPLY, line):
             self.names = frozenset(line.split(", "))
-        elif self.unanswered:
-            answer = LOGIN_REFUSED if self.unanswered[0] == "login" else NEWUSER_ANSWERED
-            if re.match(answer, line):
-                self.unanswered.popleft()
+        elif self.unanswered and re.match(ANSWERS[self.unanswered[0]], line):
+            self.unanswered.popleft()
 
 
 class Client:

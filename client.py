@@ -173,9 +173,10 @@ CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
 INDENT = "  "
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
-CAME_OR_WENT = r"([^\s:,]{3,32}) (joins|left)\."
-PRIVATE = r"[^\s:,]{3,32} \(to [^\s:,]{3,32}\): .*"
-SAID_BEFORE = r"[^\s:,]{3,32} \(at \d\d:\d\d\): .*"
+NAME = r"[^\s:,]{3,32}"
+CAME_OR_WENT = rf"({NAME}) (joins|left)\."
+PRIVATE = rf"{NAME} \(to {NAME}\): .*"
+SAID_BEFORE = rf"{NAME} \(at \d\d:\d\d\): .*"
 USAGE_REPLIES = frozenset(f"Usage: {usage}" for usage in USAGE.values())
 
 
@@ -1116,7 +1117,7 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 # Client: the conversation, from the first prompt to the exit status. It outlives its connections: a
 # person whose connection is lost stays in it, and Enter makes a new one.
 
-WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
+WHO_REPLY = rf"{NAME}(, {NAME})*"
 ANSWERS = {  # how they begin; "login confirmed" stands in `learn`
     "login": r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )",
     "newuser": r"New user account created\. |Denied\. (User account |Please logout |The account |"

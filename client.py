@@ -626,11 +626,6 @@ class History:
         self.place = min(max(place, 0), len(self.lines))
         return [*self.lines, self.draft][self.place]
 
-    def find(self, query: str, newest: int) -> int | None:
-        """Return the place of the newest line that holds the query, from `newest` back."""
-        places = range(min(newest, len(self.lines) - 1), -1, -1)
-        return next((place for place in places if query in self.lines[place]), None)
-
 
 def is_secret(text: str) -> bool:
     """Tell whether a typed line holds a password, or may: `lgoin Tom Tom11`."""
@@ -819,11 +814,13 @@ class Editor:
         return True
 
     def find(self, query: str, newest: int) -> None:
+        """Go to the newest line that holds the query, from the place `newest` back."""
         self.query = query
-        place = self.history.find(query, newest)
-        if place is not None:
-            self.go_to(place)
-            self.line.cursor = self.line.text.index(query)
+        for place in range(min(newest, len(self.history.lines) - 1), -1, -1):
+            if query in self.history.lines[place]:
+                self.go_to(place)
+                self.line.cursor = self.line.text.index(query)
+                return
 
     def cancel(self) -> None:
         """Mean nothing but in a search, which ends with it."""

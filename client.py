@@ -776,7 +776,9 @@ class Editor:
         if not found:
             return
         word = re.split(f"[{SEPARATORS}]", head)[-1]
-        common = os.path.commonprefix(found)  # of any strings
+        common = found[0]
+        while not all(name.startswith(common) for name in found):
+            common = common[:-1]
         if len(found) == 1:
             common += " "
         if common == word and self.last_key == Editor.complete:

@@ -118,22 +118,22 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
     Raises Denied with the server's reply for whatever the server would refuse, but for the
     characters in it.
     """
-    word, rest = cut_word(text)
-    command = word.lower()
+    first, *rest = re.split(f"[{SEPARATORS}]+", text.lstrip(SEPARATORS), maxsplit=2)
+    command = first.lower()
     if not command:
         return ()
     if command not in USAGE:
-        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", word[:32])
+        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", first[:32])
         raise UnknownCommand(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
     if command in ("send", "who") and not is_logged_in:
         raise Denied("Denied. Please login first.")
     if command == "send":
-        recipient, message = cut_word(rest or "")
-        if message is None:
+        if len(rest) < 2:
             raise Denied(f"Usage: {USAGE['send']}")
-        if not 1 <= len(message.strip()) <= 256:
+        recipient, message = rest[0], rest[1].strip()
+        if not 1 <= len(message) <= 256:
             raise Denied("Denied. Message must be 1 to 256 characters.")
-        return command, recipient, message.strip()
+        return command, recipient, message
     words = words_of(text)
     if len(words) != len(USAGE[command].split()):
         raise Denied(f"Usage: {USAGE[command]}")
@@ -141,12 +141,6 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
         check_length(words[1], *USERID)
         check_length(words[2], *PASSWORD)
     return (command, *words[1:])
-
-
-def cut_word(text: str) -> tuple[str, str | None]:
-    """Return the first word, and what follows the separator behind it: None if there is none."""
-    word, *rest = re.split(f"[{SEPARATORS}]", text.lstrip(SEPARATORS), maxsplit=1)
-    return word, rest[0] if rest else None
 
 
 def words_of(text: str) -> list[str]:

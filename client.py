@@ -882,7 +882,6 @@ class PlainLines:
         self.has_prompt = terminal.is_terminal and os.isatty(1)
         self.rest = b""  # the beginning of a line
         self.lines: deque[bytes | None] = deque()  # None for the end of input
-        self.may_have_mark = not terminal.is_terminal  # a byte order mark before the first line
 
     def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
         """Return the next line, without its end; None at the end of input.
@@ -896,12 +895,10 @@ class PlainLines:
         while not self.lines:
             self.read_more()
         line = self.lines.popleft()
-        if line and self.may_have_mark:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        self.may_have_mark = False
         if self.has_prompt:  # whoever echoes a line echoes its end, but nothing for Ctrl-D
             self.screen.finish("", "", end="\n" if line is None else "")
-        return line
+        # A byte order mark stands before a file's first line; files may come one after the other.
+        return line and line.removeprefix(codecs.BOM_UTF8)
 
     def read_hidden_line(self, prompt: str) -> bytes | None:
         if not HAS_TERMIOS:

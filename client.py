@@ -833,26 +833,26 @@ Action = Callable[[Editor], None]
 Place = Callable[[Line], int]
 
 
-def moves_to(place: Place) -> Action:
+def moves(place: Place) -> Action:
     return lambda editor: setattr(editor.line, "cursor", place(editor.line))
 
 
-def cuts_to(place: Place) -> Action:
+def cuts(place: Place) -> Action:
     return lambda editor: editor.cut_to(place(editor.line))
 
 
 KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
-    (moves_to(Line.start), ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
-    (moves_to(Line.end), ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
-    (moves_to(Line.left), ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
-    (moves_to(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
-    (moves_to(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-, Alt-Left
-    (moves_to(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-, Alt-Right
-    (cuts_to(Line.start), ("\x15",)),  # Ctrl-U
-    (cuts_to(Line.end), ("\x0b",)),  # Ctrl-K
-    (cuts_to(Line.space_left), ("\x17",)),  # Ctrl-W
-    (cuts_to(Line.word_left), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
-    (cuts_to(Line.word_right), ("\x1bd",)),  # Alt-D
+    (moves(Line.start), ("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~")),  # Ctrl-A, Home
+    (moves(Line.end), ("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~")),  # Ctrl-E, End
+    (moves(Line.left), ("\x02", "\x1b[D", "\x1bOD")),  # Ctrl-B, Left
+    (moves(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
+    (moves(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
+    (moves(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
+    (cuts(Line.start), ("\x15",)),  # Ctrl-U
+    (cuts(Line.end), ("\x0b",)),  # Ctrl-K
+    (cuts(Line.space_left), ("\x17",)),  # Ctrl-W
+    (cuts(Line.word_left), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
+    (cuts(Line.word_right), ("\x1bd",)),  # Alt-D
     (lambda editor: editor.line.insert(editor.removed), ("\x19",)),  # Ctrl-Y
     (Editor.erase, ("\x08", "\x7f")),  # Backspace
     (Editor.delete, ("\x1b[3~",)),  # Delete

@@ -1151,7 +1151,8 @@ class Room:
             self.names |= {self.own_name}
             self.unanswered.clear()
         elif moved := re.fullmatch(CAME_OR_WENT, line):
-            self.names = self.names - {moved[1]} | ({moved[1]} if moved[2] == "joins" else set())
+            name, what = moved.groups()
+            self.names = self.names | {name} if what == "joins" else self.names - {name}
         elif re.fullmatch(WHO_REPLY, line):
             self.names = frozenset(line.split(", "))
         elif self.unanswered and re.match(ANSWERS[self.unanswered[0]], line):

@@ -806,7 +806,8 @@ class Room:
     def expire(self, now: float) -> float:
         """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
-            look_again = now + HANDSHAKE_SECONDS  # who arrives meanwhile has until then at least
+            # Who arrives meanwhile has until then at least.
+            look_again = now + min(HANDSHAKE_SECONDS, LOGIN_SECONDS)
             for visitor in list(self.lobby):
                 tls = visitor.outbox.tls
                 is_ready = tls is None or tls.is_open
@@ -1636,8 +1637,9 @@ class Accounts:
             whole = data.removesuffix(torn)
             number = len(UsersFile(whole, self.name).lines)  # raises, if there is a mistake in it
             os.truncate(self.path, os.path.getsize(self.path) - len(torn))
-            problem = "the last line was cut short by a crash and never confirmed; it is cut off"
-            self.warn(f"{self.name}:{number}: {problem}.")
+            begun = torn.partition(b",")[0].rstrip(b"\0").decode(errors="replace")
+            problem = f"the last line, {begun!a}, was cut short by a crash and never confirmed"
+            self.warn(f"{self.name}:{number}: {problem}; it is cut off.")
 
     def close(self) -> None:
         if self.lock_file is not None:

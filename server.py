@@ -806,19 +806,20 @@ class Room:
     def expire(self, now: float) -> float:
         """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
-            # Who arrives meanwhile has until then at least.
-            look_again = now + min(HANDSHAKE_SECONDS, LOGIN_SECONDS)
-            for visitor in list(self.lobby):
+            look_again = now + LOGIN_SECONDS
+            for visitor in list(self.lobby):  # in order of arrival
                 tls = visitor.outbox.tls
                 is_ready = tls is None or tls.is_open
                 deadline = visitor.arrived + (LOGIN_SECONDS if is_ready else HANDSHAKE_SECONDS)
                 if deadline > now:
                     look_again = min(look_again, deadline)
+                    if tls is None:
+                        break
                 else:
                     late = f"Denied. No login within {LOGIN_SECONDS // 60} minutes."
                     self._remove(visitor, late if is_ready else ENCRYPTED)
         self.courier.deliver()
-        return max(look_again, now + GONE_CHECK)  # in a large crowd each look takes its time
+        return look_again
 
     def close(self) -> None:
         with self.lock:
@@ -1930,12 +1931,9 @@ class Server:
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._announce()
-        look_again = 0.0  # monotonic seconds
         while not (self.stopping.is_set() or self.courier_ended):
             now = time.monotonic()
-            if now >= look_again:
-                look_again = self.room.expire(now)
-            select.select([self.listener, self.wakeful], [], [], look_again - now)
+            select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
             drain(self.wakeful)
             if not self.stopping.is_set():
                 self._accept_all()

@@ -675,7 +675,8 @@ class StartTest(unittest.TestCase):
                 self.assertEqual(tom.ask("login Tom Tom11"), "login confirmed")
         finally:
             self.assertEqual(server_process.stop(), 0)
-        self.assertIn("users.txt:2: the last line, '(Mike', was cut short", server_process.errors.all()[0])
+        warning = server_process.errors.all()[0]
+        self.assertIn("users.txt:2: the last line, '(Mike', was cut short", warning)
 
     def test_confirmed_accounts_survive_kill_9(self) -> None:
         confirmed: list[str] = []

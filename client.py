@@ -728,13 +728,13 @@ class Editor:
                 self.wait_for_keys()
         return self.result
 
-    def wait_to_send(self, connection: socket.socket | None) -> bool:
+    def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
         """Wait until the connection takes more, or for keys; tell whether Ctrl-C was among them.
 
-        It drops all keys before it. Raises Gone.
+        It drops all keys before it. timeout: in seconds. Raises Gone.
         """
         if Editor.interrupt not in self.typed_ahead:
-            self.wait_for_keys(connection)
+            self.wait_for_keys(sending, timeout)
         if Editor.interrupt not in self.typed_ahead:
             return False
         while self.typed_ahead.popleft() != Editor.interrupt:
@@ -752,14 +752,10 @@ class Editor:
         if self.is_hidden and not self.is_done:
             self.end_line(None)
 
-    def has_interrupt(self) -> bool:
-        """Tell whether Ctrl-C is among the keys that came until the terminal was given back."""
-        if self.terminal.has_more():
-            self.typed_ahead.extend(self.keyboard.keys(self.terminal.read()))
-        return Editor.interrupt in self.typed_ahead
-
-    def wait_for_keys(self, sending: socket.socket | None = None) -> None:
-        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
+    def wait_for_keys(
+        self, sending: socket.socket | None = None, timeout: float | None = None
+    ) -> None:
+        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending, timeout)
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
@@ -977,9 +973,9 @@ class PlainLines:
         finally:
             self.terminal.give_back()
 
-    def wait_to_send(self, connection: socket.socket | None) -> bool:
-        """Wait until the connection takes more. Raises Gone."""
-        self.terminal.wait(keyboard=False, sending=connection)
+    def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
+        """Wait until the connection takes more, or for `timeout` seconds. Raises Gone."""
+        self.terminal.wait(keyboard=False, sending=sending, timeout=timeout)
         return False
 
     def drop_typed_ahead(self) -> None:
@@ -1480,12 +1476,9 @@ class Client:
         if self.has_dropped and self.connection.lines_unread():
             return 0  # what is still on its way would be obeyed before the logout
         self.is_leaving = True
-        self.terminal.give_back()  # Ctrl-C is a signal again
         patience = self.connection.log_out()
         deadline = time.monotonic() + patience if self.terminal.is_terminal else None
-        # A Ctrl-C that came before is still a key, in the hands of the Editor or of the kernel.
-        was_interrupted = isinstance(self.reader, Editor) and self.reader.has_interrupt()
-        is_interrupted = was_interrupted or self.wait_for_end(deadline)
+        is_interrupted = self.wait_for_end(deadline)
         if isinstance(self.connection.failure, OutputClosed):
             return 1
         is_lost = self.connection.failure or not self.connection.has_ended
@@ -1502,7 +1495,7 @@ class Client:
                 self.connection.end_sending()
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
             with contextlib.suppress(Gone):  # the loop's own condition tells
-                if signal.SIGINT in self.terminal.wait(False, sending, timeout=seconds)[1]:
+                if self.reader.wait_to_send(sending, seconds):
                     return True
             if seconds == 0:
                 break

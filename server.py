@@ -518,7 +518,11 @@ class Session:
             data = self.receive_bytes(READ_SIZE)
             if not data:
                 raise ConnectionError("the end of the bytes is not the end of what is said")
-            text = tls.opened(data)
+            if tls.is_open:
+                text = tls.opened(data)
+            else:
+                with self.server.handshakes:
+                    text = b"" if self.visitor.gone else tls.opened(data)
             if tls.outgoing.pending:
                 self.order(Courier.unicast)
             self.unheard += len(data) - len(text)
@@ -1909,6 +1913,7 @@ class Server:
         """Listen, and make what serves. Raises OSError if it cannot."""
         self.options = options
         self.encryption = encrypt(options.tls_cert, options.tls_key) if options.tls_cert else None
+        self.handshakes = threading.Semaphore(max(1, CORES - 1))  # at once: each takes milliseconds
         self.listener = listen(options.host, options.port)
         self.accounts = accounts
         self.display = display

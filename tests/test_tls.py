@@ -160,7 +160,8 @@ class RoomTest(unittest.TestCase):
         self.assertTrue(context.options & ssl.OP_NO_RENEGOTIATION)
 
     def test_stopping_tells_everyone_and_ends_with_status_0(self) -> None:
-        with running_server(["Tom"], options_of("cert")) as room:
+        hasty = altered_server(HASTE)
+        with running_server(["Tom"], options_of("cert"), program=hasty) as room:
             tom = self.enterContext(room.login("Tom"))
             silent = self.enterContext(Talker("127.0.0.1", room.port))
             silent.socket.sendall(b"\x16\x03")

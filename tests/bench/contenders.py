@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.helpers.process import CHEAP_HASH, CLIENT, ROOT, SERVER, child_environment
+from tests.helpers.suite import progress
 
 START_PATIENCE = 120.0  # seconds until a server must accept connections
 STOP_PATIENCE = 10.0
@@ -51,7 +52,8 @@ Ident = no
 PAM = no
 """
 
-__all__ = ["CLIENT", "SERVER", "child_environment"]  # helpers that others here need as well
+# Helpers that others here need as well.
+__all__ = ["CLIENT", "SERVER", "child_environment", "progress"]
 
 
 class BenchError(Exception):
@@ -146,6 +148,7 @@ class Contenders:
             record = "$scrypt$ln=14,r=8,p=1${}${}".format(*encoded)
             lines += [f"(u{number:05}, {record})\n" for number in range(count, count + real)]
         path = self.folder / "users.txt"
+        path.touch(0o600)  # or the server advises it
         path.write_text("".join(lines))
         return path
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.helpers.process import CHEAP_HASH, CLIENT, ROOT, SERVER, child_environment
-from tests.helpers.suite import progress
+from tests.helpers.suite import news, progress
 
 START_PATIENCE = 120.0  # seconds until a server must accept connections
 STOP_PATIENCE = 10.0
@@ -53,7 +53,7 @@ PAM = no
 """
 
 # Helpers that others here need as well.
-__all__ = ["CLIENT", "SERVER", "child_environment", "progress"]
+__all__ = ["CLIENT", "SERVER", "child_environment", "news", "progress"]
 
 
 class BenchError(Exception):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.contenders import BenchError, Contenders, Running, load_generator, progress
+from tests.bench.contenders import BenchError, Contenders, Running, load_generator, news
 from tests.bench.table import Conditions, Size
 
 LOAD_PATIENCE = 300.0  # seconds until the load generator must be done
@@ -74,8 +74,10 @@ class Bench:
         for number in range(runs):
             turn = number % len(names)  # so that nobody always comes after the same one
             for name in [*names[turn:], *names[:turn]]:
-                progress(f"{what}, {name}, {number + 1} of {runs}")
-                with self.contenders.running(name, job["users"], quiet) as server:
+                with (
+                    news(f"{what}, {name}, {number + 1} of {runs}"),
+                    self.contenders.running(name, job["users"], quiet) as server,
+                ):
                     run = self.load(server, job)
                 found[name].append(run | {"memory_before": server.memory})
         for name in names:

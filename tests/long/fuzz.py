@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 
 from tests.helpers import suite
 from tests.helpers.cases import CASES
@@ -368,6 +369,15 @@ class Fuzzer:
         return self.tally
 
 
+sent_so_far: Synchronized[int]  # lines and blobs, of all fuzzer processes
+
+
+def count_in(counter: Synchronized[int]) -> None:
+    """Have this process count there what it has sent, so that all can tell how far they are."""
+    global sent_so_far  # noqa: PLW0603
+    sent_so_far = counter
+
+
 def fuzz(work: Work) -> Tally:
     """Do a process's share: lines and blobs in turns, on all its connections."""
     chance = random.Random(work.seed)
@@ -375,6 +385,7 @@ def fuzz(work: Work) -> Tally:
     lines, blobs = work.lines, work.blobs
     batches = max(1, lines // BATCH)
     while lines or blobs:
+        before = lines + blobs
         for fuzzer in fuzzers:
             count = min(lines, chance.randint(1, 2 * BATCH))
             fuzzer.send_lines(count)
@@ -385,6 +396,8 @@ def fuzz(work: Work) -> Tally:
                 fuzzer.send_blobs(count)
                 due -= count
                 blobs -= count
+        with sent_so_far.get_lock():
+            sent_so_far.value += before - lines - blobs
     total = Tally()
     for fuzzer in fuzzers:
         total.add(fuzzer.finish())
@@ -506,8 +519,15 @@ def fuzz_in_processes(process: ServerProcess, lines: int, blobs: int, seed: str)
         for number in range(FUZZERS)
     ]
     total = Tally()
-    with multiprocessing.get_context("spawn").Pool(FUZZERS) as pool:  # its end ends them all
-        for tally in pool.map_async(fuzz, works, chunksize=1).get(TIME_LIMIT):
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q")
+    deadline = time.monotonic() + TIME_LIMIT
+    with context.Pool(FUZZERS, count_in, [counter]) as pool:  # its end ends them all
+        tallies = pool.map_async(fuzz, works, chunksize=1)
+        while not tallies.ready() and time.monotonic() < deadline:
+            suite.at(f"{counter.value:,} of {lines + blobs:,} lines and blobs of this half")
+            tallies.wait(1)
+        for tally in tallies.get(0):
             total.add(tally)
     return total
 

@@ -47,6 +47,7 @@ BATCH = 200  # lines that are sent before their replies are looked at
 RESETS = 0.3  # share of the blobs whose connection is reset in the middle
 WITNESSES = 4
 WITNESS_PAUSE = 0.02  # seconds between two lines of one witness
+STANDSTILL = 30.0  # seconds for one batch of lines; it takes well under one
 DELAY_LIMIT = 5.0  # seconds; the machine is shared, a stopped room would be far beyond this
 MEMORY_LIMIT = 16 << 20  # bytes that the second half may add
 TIME_LIMIT = 1200.0  # seconds for each half
@@ -334,6 +335,7 @@ class Fuzzer:
         connection.setblocking(False)
         received, seen = bytearray(self.talker.buffer), 0
         view = memoryview(data)
+        deadline = time.monotonic() + STANDSTILL
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             while (found := received.find(last, seen)) < 0 or (
@@ -342,6 +344,8 @@ class Fuzzer:
                 seen = max(0, len(received) - len(last))
                 ready = selector.select(PATIENCE)
                 assert ready, f"nothing moves; last seen: {bytes(received[-200:])!r}"
+                # Others talk on, so that something can always be read.
+                assert time.monotonic() < deadline, f"{len(view)} bytes are not taken any more"
                 if ready[0][1] & selectors.EVENT_READ:
                     piece = connection.recv(65536)
                     assert piece, f"the end; last seen: {bytes(received[-200:])!r}"

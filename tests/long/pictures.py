@@ -96,7 +96,7 @@ class Screen(pyte.Screen):
         super().select_graphic_rendition(*dim_as_italics, **options)
 
 
-class Terminal:
+class Shell:
     """A shell on a pseudo-terminal, and the picture that is on it."""
 
     def __init__(self, title: str, folder: Path, columns: int, rows: int) -> None:
@@ -114,7 +114,7 @@ class Terminal:
             env=child_environment() | {"PS1": "$ ", "ENV": "", "TERM": "xterm", "PATH": path},
             cwd=folder,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads)
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no locks)
         )
         os.close(slave)
         self.until("$", "$")
@@ -139,23 +139,23 @@ class Terminal:
             self.stream.feed(os.read(self.master, 65536))
 
 
-def play(folder: Path, stack: contextlib.ExitStack) -> list[Terminal]:
-    """Have a conversation; return the terminals of the server, of Beth and of Tom."""
+def play(folder: Path, stack: contextlib.ExitStack) -> list[Shell]:
+    """Have a conversation; return the shells of the server, of Beth and of Tom."""
 
-    def terminal(title: str, columns: int, rows: int) -> Terminal:
-        opened = Terminal(title, folder, columns, rows)
+    def shell(title: str, columns: int, rows: int) -> Shell:
+        opened = Shell(title, folder, columns, rows)
         stack.callback(opened.close)
         return opened
 
-    def enter(title: str, userid: str, password: str) -> Terminal:
-        opened = terminal(title, 58, 16)
+    def enter(title: str, userid: str, password: str) -> Shell:
+        opened = shell(title, 58, 16)
         opened.type("python client.py\r")
         opened.until(f"Connected to 127.0.0.1:{PORT}. Type help for the commands.", ">")
         opened.type(f"login {userid} {password}\r")
         opened.until("login confirmed", ">")
         return opened
 
-    room = terminal("The server", 121, 10)
+    room = shell("The server", 121, 10)
     room.type("python server.py\r")
     room.until(f"Chat room server on 127.0.0.1:{PORT}, room for 3. Ctrl-C stops it.", "")
     beth = enter("Beth", "Beth", "Beth33")
@@ -188,7 +188,7 @@ def play(folder: Path, stack: contextlib.ExitStack) -> list[Terminal]:
     return [room, beth, tom]
 
 
-def leave(room: Terminal, *clients: Terminal) -> None:
+def leave(room: Shell, *clients: Shell) -> None:
     for client in clients:
         client.type("\x15logout\r")
         client.until("$", "$")
@@ -203,19 +203,19 @@ def session_pictures() -> dict[Path, str]:
         (folder / "users.txt").touch(0o600)
         (folder / "users.txt").write_bytes(shipped_users())
         (folder / "python").symlink_to(sys.executable)
-        terminals = play(folder, stack)
-        drawn = {scheme: session_svg(terminals, scheme) for scheme in SCHEMES}
+        shells = play(folder, stack)
+        drawn = {scheme: session_svg(shells, scheme) for scheme in SCHEMES}
         suite.progress("the conversation is over")
-        leave(*terminals)
+        leave(*shells)
     return {FOLDER / f"session-{scheme.name}.svg": svg for scheme, svg in drawn.items()}
 
 
-CELL, ROW, PADDING, BAR = 7.2, 16, 12, 26  # of a terminal: pixels
+CELL, ROW, PADDING, BAR = 7.2, 16, 12, 26  # of a window: pixels
 FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
 
 
-def session_svg(terminals: Sequence[Terminal], scheme: Scheme) -> str:
-    room, beth, tom = terminals
+def session_svg(shells: Sequence[Shell], scheme: Scheme) -> str:
+    room, beth, tom = shells
     width = width_of(room)
     below = height_of(room) + PADDING
     return svg(
@@ -225,37 +225,37 @@ def session_svg(terminals: Sequence[Terminal], scheme: Scheme) -> str:
         "lines arrive above it. Private lines are bold, refusals red.",
         scheme,
         [
-            *terminal_svg(room, 0, 0, scheme),
-            *terminal_svg(beth, 0, below, scheme),
-            *terminal_svg(tom, width - width_of(tom), below, scheme),
+            *window_svg(room, 0, 0, scheme),
+            *window_svg(beth, 0, below, scheme),
+            *window_svg(tom, width - width_of(tom), below, scheme),
         ],
     )
 
 
-def width_of(terminal: Terminal) -> float:
-    return CELL * terminal.screen.columns + 2 * PADDING
+def width_of(shell: Shell) -> float:
+    return CELL * shell.screen.columns + 2 * PADDING
 
 
-def height_of(terminal: Terminal) -> float:
-    return BAR + ROW * terminal.screen.lines + 2 * PADDING
+def height_of(shell: Shell) -> float:
+    return BAR + ROW * shell.screen.lines + 2 * PADDING
 
 
-def terminal_svg(terminal: Terminal, left: float, top: float, scheme: Scheme) -> list[str]:
+def window_svg(shell: Shell, left: float, top: float, scheme: Scheme) -> list[str]:
     """Return a window with a title: the cells of the screen, and a block for the cursor."""
-    width, height = width_of(terminal), height_of(terminal)
-    cursor = terminal.screen.cursor
+    width, height = width_of(shell), height_of(shell)
+    cursor = shell.screen.cursor
     x, y = left + PADDING, top + BAR + PADDING
     return [
         f'<rect x="{left + 0.5:g}" y="{top + 0.5:g}" width="{width - 1:g}" height="{height - 1:g}"'
         f' rx="6" fill="{scheme.ground}" stroke="{scheme.edge}"/>',
         f'<path d="M{left:g} {top + BAR + 0.5:g}h{width:g}" stroke="{scheme.edge}"/>',
-        f'<text class="dim" x="{x:g}" y="{top + 17:g}">{escape(terminal.title)}</text>',
+        f'<text class="dim" x="{x:g}" y="{top + 17:g}">{escape(shell.title)}</text>',
         f'<rect x="{x + CELL * cursor.x:g}" y="{y + ROW * cursor.y:g}" width="{CELL:g}"'
         f' height="{ROW}" fill="{scheme.text}" opacity=".6"/>',
         *(
             text
-            for number in range(terminal.screen.lines)
-            for text in row_svg(terminal.screen, number, x, y + ROW * number + 12)
+            for number in range(shell.screen.lines)
+            for text in row_svg(shell.screen, number, x, y + ROW * number + 12)
         ),
     ]
 
@@ -384,7 +384,9 @@ def panel_svg(
     yield label("bold", left, 14, panel.title)
     for tick in ticks_between(lowest, highest):
         yield f'<path d="M{first - 16:g} {down(tick):.1f}H{last + 16:g}" stroke="{scheme.edge}"/>'
-        yield label("small right dim", left + GUTTER, down(tick) + 4, duration(tick))
+        yield label(
+            "small right dim", left + GUTTER, down(tick) + 4, duration(tick).replace(".0", "")
+        )
     yield from row(0, "dim", "users", [f"{count:,}" for count in users])
     for number, name, colour in ((1, OURS, scheme.ours), (2, C_LOOP, scheme.loop)):
         points = [(across(count), down(it)) for count, it in zip(users, figures[name], strict=True)]
@@ -424,8 +426,7 @@ def duration(microseconds: float) -> str:
         amount, unit = microseconds, "µs"
     else:
         amount, unit = microseconds / 1000, "ms"
-    digits = 0 if amount >= 10 or isinstance(microseconds, int) else 1
-    return f"{amount:.{digits}f} {unit}"
+    return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -820,6 +820,7 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                     for number, (userid, editor) in enumerate(
                         zip(edited, itertools.cycle(editors), strict=False)
                     ):
+                        suite.at(f"{number} of {saves} times saved")
                         opened = editor(users)
                         newcomers.wait_for_next()
                         opened.add(f"({userid}, {password_of(userid)})")

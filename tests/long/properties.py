@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -1056,9 +1057,23 @@ def examples(count: int, quick: bool) -> Iterator[None]:
         yield
 
 
+def counting(test: Callable[..., None], count: int) -> Callable[..., None]:
+    """Return a test that tells how many of its examples it has tried."""
+    tried = itertools.count(1)
+
+    @functools.wraps(test)
+    def counted(*arguments: object, **named: object) -> None:
+        suite.at(f"{next(tried)} of {count} examples")
+        test(*arguments, **named)
+
+    return counted
+
+
 def case_of(check: Callable[[], None], full: int, short: int) -> suite.Case:
     def run(quick: bool) -> str:
         count = short if quick else full
+        handle: Any = check
+        handle.hypothesis.inner_test = counting(handle.hypothesis.inner_test, count)
         with examples(count, quick):
             settings()(check)()  # the profile of now, not of when the property was defined
         return f"{count} examples"

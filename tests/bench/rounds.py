@@ -95,7 +95,8 @@ class Bench:
         if server.dialect == "irc":
             whole["at_once"] = job["users"]  # it has no limit on those who have not logged in
             whole["lines"] = min(IRC_LINES, job.get("lines", 0))
-        whole["library"] = str(self.contenders.load_library or "")
+        libraries = (self.contenders.load_library, self.contenders.tls_load_library)
+        whole |= {"library": str(libraries[server.tls] or ""), "tls": server.tls}
         with load_generator(json.dumps(whole)) as generator:
             yield generator
 

@@ -59,7 +59,7 @@ import time
 import traceback
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -113,7 +113,14 @@ LINGER_SECONDS = 0.5  # for the other side to close first, so that a reset takes
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 GONE_CHECK = 1.0  # seconds at most until a sender who is slowed down is looked at again
 BACKLOG_LIMIT = 512  # orders waiting for the courier before readers pause
-CONNECTION_OPTIONS = (  # each is set if the system has it
+LISTENER_OPTIONS = (  # each is set if the system has it, and goes on to what is accepted
+    # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
+    ("SO_RCVBUF", RECEIVE_BUFFER),
+    # Bytes in a segment, as of an Ethernet's: of the longer ones on loopback not one may fit into
+    # so small a buffer, and a sender waits until it has room for a whole one, perhaps for ever.
+    ("TCP_MAXSEG", 1448),
+)
+CONNECTION_OPTIONS = (
     ("TCP_NODELAY", 1),
     ("SO_SNDBUF", 256 * 1024),  # bytes in the kernel, so that those are bounded too
     ("SO_OOBINLINE", 1),  # telnet's Ctrl-C arrives whole
@@ -2023,7 +2030,8 @@ class Server:
             self._start_session(connection, *address[:2])
 
     def _start_session(self, connection: socket.socket, host: str, port: int) -> None:
-        configure(connection)
+        connection.setblocking(bool(DONT_WAIT))
+        set_options(connection, CONNECTION_OPTIONS)
         session = Session(self, connection, host, port)
         self.room.arrive(session.visitor)
         try:
@@ -2080,9 +2088,7 @@ def listen(host: str, port: int) -> socket.socket:
     both = host == "::" and socket.has_dualstack_ipv6()
     create = partial(socket.create_server, address[:2], family=family, backlog=LISTEN_BACKLOG)
     listener = create(dualstack_ipv6=both)
-    with contextlib.suppress(OSError):  # done without, where a system refuses it
-        # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    set_options(listener, LISTENER_OPTIONS)
     listener.setblocking(False)
     return listener
 
@@ -2128,15 +2134,14 @@ def name_in(certificate: Path, context: ssl.SSLContext) -> str | None:
     return next((name for _, name in found.get("subjectAltName", ()) if "*" not in name), None)
 
 
-def configure(connection: socket.socket) -> None:
+def set_options(endpoint: socket.socket, options: Iterable[tuple[str, int]]) -> None:
     """Set each option on its own: a system that refuses one still has the others."""
-    connection.setblocking(bool(DONT_WAIT))
-    for name, value in CONNECTION_OPTIONS:
+    for name, value in options:
         level = socket.IPPROTO_TCP if name.startswith("TCP_") else socket.SOL_SOCKET
         number = TCP_RTO_MAX_MS if name == "TCP_RTO_MAX_MS" else getattr(socket, name, None)
         if number is not None:
             with contextlib.suppress(OSError):  # refused, or reset before it was looked at
-                connection.setsockopt(level, number, value)
+                endpoint.setsockopt(level, number, value)
 
 
 def address_of_this_machine() -> str:

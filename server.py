@@ -112,7 +112,6 @@ STALL_SECONDS = 30  # with bytes waiting and none written for so long, a connect
 LINGER_SECONDS = 0.5  # for the other side to close first, so that a reset takes no last line away
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 GONE_CHECK = 1.0  # seconds at most until a sender who is slowed down is looked at again
-SEALED_TOGETHER = 16  # before the first is sent: who is woken by a `send` takes the caches away
 BACKLOG_LIMIT = 512  # orders waiting for the courier before readers pause
 LISTENER_OPTIONS = (  # each is set if the system has it, and goes on to what is accepted
     # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
@@ -1042,11 +1041,9 @@ class Courier:
         special, self.special = self.special, []
         if said:
             data = said[0] if len(said) == 1 else b"".join(said)
-            listeners = [outbox for outbox in self.listeners if outbox.own is None]
-            for start in range(0, len(listeners), SEALED_TOGETHER):
-                some = listeners[start : start + SEALED_TOGETHER]
-                for outbox, sealed in [(outbox, self._seal(outbox, data)) for outbox in some]:
-                    self._put(outbox, sealed)
+            for outbox in tuple(self.listeners):
+                if outbox.own is None:
+                    self._send(outbox, data)
         for outbox in special:
             lines, outbox.own = outbox.own or [], None
             if outbox.listening:
@@ -1098,21 +1095,10 @@ class Courier:
         return outbox.own
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
-        self._put(outbox, self._seal(outbox, data))
-
-    def _seal(self, outbox: Outbox, data: bytes) -> bytes:
-        """Return what goes on the wire for this."""
-        if outbox.tls is None:
-            return data
-        try:
-            return outbox.tls.sealed(data, is_last=outbox.hung_up)
-        except OSError:
-            self._lose(outbox, "connection lost")
-            return b""
-
-    def _put(self, outbox: Outbox, data: bytes) -> None:
         """Send behind what already waits; keep what the kernel does not take."""
         try:
+            if outbox.tls:
+                data = outbox.tls.sealed(data, is_last=outbox.hung_up)
             can_send = data and not outbox.waiting
             sent = outbox.connection.send(data, DONT_WAIT) if can_send else 0
         except BlockingIOError:

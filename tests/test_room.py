@@ -54,7 +54,7 @@ class RoomBase(unittest.TestCase):
         self.courier.turn.acquire()
         self.shown: list[str] = []
         display = server.Display()
-        display.writers = [mock.Mock(add=lambda entry: self.shown.append(entry[2]))]
+        display.writers = [mock.Mock(add=lambda *entry: self.shown.append(entry[2]))]
         self.room = server.Room(self.courier, display, 3, self.HISTORY)
         self.listeners: list[Listener] = []
         self.addCleanup(self.close_all)

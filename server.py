@@ -2106,6 +2106,8 @@ def encrypt(certificate: Path, key: Path | None) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, refuse)
     except ssl.SSLError as error:
         problem = "no certificate and its key in PEM form"
+        if key is None:
+            problem += ". Name the key with --tls-key, if it is in another file"
         if error.reason == "KEY_VALUES_MISMATCH":
             problem = f"not the key of the certificate in {certificate}"
         raise OSError(0, problem, path) from None

@@ -11,6 +11,7 @@ loops too. Needs only Python; a test that wants nc, git, setpriv or /proc is ski
     test_start      starting, options, the log, stopping, what a system lacks                3 s
     test_client     the client's parts, and the client in a pipe                             2 s
     test_terminal   the client at a terminal: keys, history, resizing, every way to end      4 s
+    test_tls        encryption: what is refused, who hears what, any cutting of the bytes    2 s
     test_faults     the faults of long/faults that are quick to build                        6 s
 
 What they share is in helpers/, and is no test:
@@ -26,7 +27,7 @@ What they share is in helpers/, and is no test:
 
 The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev group (quick, in full):
 
-    properties      any input: grammar, framing, users.txt; hypothesis                  6 s,  2 min
+    properties      any input: grammar, framing, users.txt, TLS; hypothesis             6 s,  2 min
     model           the whole room against a model, step by step; hypothesis            9 s,  3 min
     fuzz            a million lines and 100,000 blobs, while others talk                2 s,  2 min
     crash           kill -9 at every step; 100,000 accounts; other tools' hashes;

@@ -196,6 +196,8 @@ class Tls:
                 self.is_open = True
             while piece := self.ends.read(TLS_RECORD):
                 text += piece
+                if not (self.ends.pending() or self.incoming.pending):
+                    return text
             self.has_ended = True
         return text
 
@@ -205,11 +207,12 @@ class Tls:
         is_last: nothing more will come, and the other side is told so (close_notify).
         """
         with self.lock:
-            if not self.has_begun:
+            if self.is_open and data:
+                sent = self.ends.write(data)
+                while sent < len(data):
+                    sent += self.ends.write(memoryview(data)[sent:])
+            elif not self.has_begun:
                 return data
-            rest = memoryview(data)
-            while rest and self.is_open:
-                rest = rest[self.ends.write(rest) :]
             if is_last and self.is_open:
                 with contextlib.suppress(self.wants_more):  # for the other side's, which may come
                     self.ends.unwrap()

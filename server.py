@@ -112,6 +112,7 @@ STALL_SECONDS = 30  # with bytes waiting and none written for so long, a connect
 LINGER_SECONDS = 0.5  # for the other side to close first, so that a reset takes no last line away
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 GONE_CHECK = 1.0  # seconds at most until a sender who is slowed down is looked at again
+SEALED_TOGETHER = 16  # before the first is sent: who is woken by a `send` takes the caches away
 BACKLOG_LIMIT = 512  # orders waiting for the courier before readers pause
 CONNECTION_OPTIONS = (  # each is set if the system has it
     ("TCP_NODELAY", 1),
@@ -425,6 +426,8 @@ class Tls:
                 self.is_open = True
             while piece := self.ends.read(TLS_RECORD):
                 text += piece
+                if not (self.ends.pending() or self.incoming.pending):
+                    return text
             self.has_ended = True
         return text
 
@@ -434,11 +437,12 @@ class Tls:
         is_last: nothing more will come, and the other side is told so (close_notify).
         """
         with self.lock:
-            if not self.has_begun:
+            if self.is_open and data:
+                sent = self.ends.write(data)
+                while sent < len(data):
+                    sent += self.ends.write(memoryview(data)[sent:])
+            elif not self.has_begun:
                 return data
-            rest = memoryview(data)
-            while rest and self.is_open:
-                rest = rest[self.ends.write(rest) :]
             if is_last and self.is_open:
                 with contextlib.suppress(self.wants_more):  # for the other side's, which may come
                     self.ends.unwrap()
@@ -468,7 +472,7 @@ class Session:
         outbox = Outbox(connection, partial(self.leave, ""), tls)
         self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
-        self.unheard = 0  # bytes that only OpenSSL reads, since the last that were paced
+        self.unheard = 0  # bytes that only OpenSSL reads: they cost their sender lines
 
     def run(self) -> None:
         reason = ""
@@ -526,7 +530,7 @@ class Session:
             if tls.outgoing.pending:
                 self.order(Courier.unicast)
             self.unheard += len(data) - len(text)
-            if self.unheard >= 2 * TLS_RECORD:  # more than any record whose end is still to come
+            if self.unheard >= TLS_RECORD + RECEIVE_BUFFER:  # more than a record still under way
                 self.unheard = 0
                 self.pace(self.visitor.userid or self.visitor.network)
             if text:
@@ -1034,9 +1038,11 @@ class Courier:
         special, self.special = self.special, []
         if said:
             data = said[0] if len(said) == 1 else b"".join(said)
-            for outbox in tuple(self.listeners):
-                if outbox.own is None:
-                    self._send(outbox, data)
+            listeners = [outbox for outbox in self.listeners if outbox.own is None]
+            for start in range(0, len(listeners), SEALED_TOGETHER):
+                some = listeners[start : start + SEALED_TOGETHER]
+                for outbox, sealed in [(outbox, self._seal(outbox, data)) for outbox in some]:
+                    self._put(outbox, sealed)
         for outbox in special:
             lines, outbox.own = outbox.own or [], None
             if outbox.listening:
@@ -1088,10 +1094,21 @@ class Courier:
         return outbox.own
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
+        self._put(outbox, self._seal(outbox, data))
+
+    def _seal(self, outbox: Outbox, data: bytes) -> bytes:
+        """Return what goes on the wire for this."""
+        if outbox.tls is None:
+            return data
+        try:
+            return outbox.tls.sealed(data, is_last=outbox.hung_up)
+        except OSError:
+            self._lose(outbox, "connection lost")
+            return b""
+
+    def _put(self, outbox: Outbox, data: bytes) -> None:
         """Send behind what already waits; keep what the kernel does not take."""
         try:
-            if outbox.tls:
-                data = outbox.tls.sealed(data, is_last=outbox.hung_up)
             can_send = data and not outbox.waiting
             sent = outbox.connection.send(data, DONT_WAIT) if can_send else 0
         except BlockingIOError:

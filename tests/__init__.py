@@ -46,5 +46,5 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
                     --make draws them; Linux; pyte, a C compiler                        6 s, 10 s
 
 The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop, with TLS too;
-Linux, a C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/. 70 s, 35 min
+Linux, a C compiler, libssl-dev, ngircd. Its loads and loops are in bench/.          70 s, 35 min
 """

@@ -530,9 +530,9 @@ class Session:
                 raise ConnectionError("the end of the bytes is not the end of what is said")
             if tls.is_open:
                 text = tls.opened(data)
-            else:
-                with self.server.handshakes:
-                    text = b"" if self.visitor.gone else tls.opened(data)
+            else:  # with an RSA key it takes milliseconds, and a flood of them must wait its turn
+                step = partial(self.shake_hands, tls, data)
+                text = self.server.hashing.run(Hashing.LOGIN, self.visitor.network, step)
             if tls.outgoing.pending:
                 self.order(Courier.unicast)
             self.unheard += len(data) - len(text)
@@ -542,6 +542,9 @@ class Session:
             if text:
                 return text
         return b""
+
+    def shake_hands(self, tls: Tls, data: bytes) -> bytes:
+        return b"" if self.visitor.gone else tls.opened(data)
 
     def receive_bytes(self, size: int, flags: int = 0) -> bytes:
         if not DONT_WAIT:
@@ -1407,7 +1410,8 @@ def show_address(host: str, port: int) -> str:
 
 
 class Hashing:
-    """A thread for each core, so that as many hashes run at a time and all others wait.
+    """A thread for each core, so that as many hashes run at a time and all others wait. The steps
+    of a TLS handshake, which is work of the same kind, count as logins.
 
     Logins come before new accounts, and of each the address that had least hashed lately comes
     first: a crowd at one address keeps nobody else out.
@@ -1923,7 +1927,6 @@ class Server:
         """Listen, and make what serves. Raises OSError if it cannot."""
         self.options = options
         self.encryption = encrypt(options.tls_cert, options.tls_key) if options.tls_cert else None
-        self.handshakes = threading.Semaphore(max(1, CORES - 1))  # at once: each takes milliseconds
         self.listener = listen(options.host, options.port)
         self.accounts = accounts
         self.display = display
@@ -2112,6 +2115,8 @@ def encrypt(certificate: Path, key: Path | None) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, refuse)
     except ssl.SSLError as error:
         problem = "no certificate and its key in PEM form"
+        if key is None:
+            problem += ". Name the key with --tls-key, if it is in another file"
         if error.reason == "KEY_VALUES_MISMATCH":
             problem = f"not the key of the certificate in {certificate}"
         raise OSError(0, problem, path) from None

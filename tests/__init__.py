@@ -11,12 +11,14 @@ loops too. Needs only Python; a test that wants nc, git, setpriv or /proc is ski
     test_start      starting, options, the log, stopping, what a system lacks                3 s
     test_client     the client's parts, and the client in a pipe                             2 s
     test_terminal   the client at a terminal: keys, history, resizing, every way to end      4 s
+    test_tls        encryption: refusals, promises, and Tls without a socket; openssl         2 s
     test_faults     the faults of long/faults that are quick to build                        6 s
 
 What they share is in helpers/, and is no test:
 
     process         server.py as a process, as it is or with a constant changed or a patch run
     talker          a plain socket, or one that speaks TLS, as a client, a line at a time
+    certificates    certificates of our own, made anew by openssl
     tls_socket      a socket that speaks TLS and behaves as a plain one does
     census          threads, descriptors, memory and CPU of a process; waiting for no event
     grammar         what server.parse understands of a line, as words

@@ -11,19 +11,21 @@ loops too. Needs only Python; a test that wants nc, git, setpriv or /proc is ski
     test_start      starting, options, the log, stopping, what a system lacks                3 s
     test_client     the client's parts, and the client in a pipe                             2 s
     test_terminal   the client at a terminal: keys, history, resizing, every way to end      4 s
+    test_tls        encryption: refusals, promises, and Tls without a socket; openssl         2 s
     test_faults     the faults of long/faults that are quick to build                        6 s
 
 What they share is in helpers/, and is no test:
 
     process         server.py as a process, as it is or with a constant changed or a patch run
     talker          a plain socket, or one that speaks TLS, as a client, a line at a time
+    certificates    certificates of our own, made anew by openssl
     tls_socket      a socket that speaks TLS and behaves as a plain one does
     census          threads, descriptors, memory and CPU of a process; waiting for no event
     grammar         what server.parse understands of a line, as words
     cases           the table of lines and refusals to which both programs are held
     fake_server     a server that says what a test tells it, for the client
     terminal        a pseudo-terminal with a client on it
-    suite           the command line of the suites in long/
+    suite           the command line of the suites in long/, and their progress
 
 The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev group (quick, in full):
 
@@ -41,7 +43,9 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     links           links that die, come back and flap, a router that forwards no more;
                     Linux, root: network namespaces, else these skip                   65 s,  7 min
     history         joiners with --history while eight users talk as fast as they can   3 s, 10 s
+    pictures        README's pictures are what the programs show and the bench measured;
+                    --make draws them; Linux; pyte, a C compiler                        6 s, 10 s
 
-The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop, with TLS too; Linux,
-a C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/.      70 s, 35 min
+The bench, `python -m tests.bench [--quick]`: how fast, beside a bare C loop, with TLS too; Linux,
+a C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/.       70 s, 35 min
 """

@@ -820,6 +820,7 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                     for number, (userid, editor) in enumerate(
                         zip(edited, itertools.cycle(editors), strict=False)
                     ):
+                        suite.at(f"{number} of {saves} times saved")
                         opened = editor(users)
                         newcomers.wait_for_next()
                         opened.add(f"({userid}, {password_of(userid)})")
@@ -827,9 +828,8 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                             newcomers.wait_for_next()
                 finally:
                     confirmed = newcomers.finish()
-            server_module.read_users(
-                users.read_bytes(), users.name
-            )  # as the next start will have to
+            # As the next start will have to.
+            server_module.UsersFile(users.read_bytes(), users.name)
             everybody = {"Tom", *edited, *confirmed}
             eventually(
                 lambda: everybody <= userids_in(users),

@@ -114,7 +114,14 @@ DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 GONE_CHECK = 1.0  # seconds at most until a sender who is slowed down is looked at again
 SEALED_TOGETHER = 16  # before the first is sent: who is woken by that takes the caches away
 BACKLOG_LIMIT = 512  # orders waiting for the courier before readers pause
-CONNECTION_OPTIONS = (  # each is set if the system has it
+LISTENER_OPTIONS = (  # each is set if the system has it, and goes on to what is accepted
+    # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
+    ("SO_RCVBUF", RECEIVE_BUFFER),
+    # Bytes in a segment, as of an Ethernet's: of the longer ones on loopback not one may fit into
+    # so small a buffer, and a sender waits until it has room for a whole one, perhaps for ever.
+    ("TCP_MAXSEG", 1448),
+)
+CONNECTION_OPTIONS = (
     ("TCP_NODELAY", 1),
     ("SO_SNDBUF", 256 * 1024),  # bytes in the kernel, so that those are bounded too
     ("SO_OOBINLINE", 1),  # telnet's Ctrl-C arrives whole
@@ -2105,8 +2112,7 @@ def listen(host: str, port: int) -> socket.socket:
     both = host == "::" and socket.has_dualstack_ipv6()
     create = partial(socket.create_server, address[:2], family=family, backlog=LISTEN_BACKLOG)
     listener = create(dualstack_ipv6=both)
-    # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
-    set_options(listener, [("SO_RCVBUF", RECEIVE_BUFFER)])
+    set_options(listener, LISTENER_OPTIONS)
     listener.setblocking(False)
     return listener
 

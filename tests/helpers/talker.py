@@ -24,21 +24,17 @@ class Talker:
         port: int,
         *,
         receive_buffer: int = 0,
-        segment: int = 0,
         source: str = "",
         certificate: str = "",
     ) -> None:
-        """receive_buffer: bytes, as small as the kernel allows; 0 for the usual. segment: bytes at
-        most in one, 0 for the usual. source: an address of this machine's to come from.
-        certificate: of a server with TLS, a file.
+        """receive_buffer: bytes, as small as the kernel allows; 0 for the usual. source: an address
+        of this machine's to come from. certificate: of a server with TLS, a file.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.socket = socket.socket(family)
         self.socket.settimeout(PATIENCE)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if segment:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
         try:
             if source:
                 self.socket.bind((source, 0))

@@ -287,10 +287,7 @@ class Fuzzer:
     """A connection that sends what it likes, and knows what must come back."""
 
     def __init__(self, work: Work, userid: str, chance: random.Random) -> None:
-        # Segments as on an Ethernet. Of loopback's longer ones not one may fit into what the small
-        # buffer has left; the sender then waits for its persist timer, which each line that arrives
-        # starts anew. A limit of the system's and ours that costs only who sends so.
-        self.dial = partial(Talker, *work.address, segment=1448, certificate=work.certificate)
+        self.dial = partial(Talker, *work.address, certificate=work.certificate)
         self.userid = userid
         self.chance = chance
         self.oracle = Oracle(userid)

@@ -1574,11 +1574,11 @@ def read_account(line: str) -> tuple[str, str]:
 def torn_end(data: bytes) -> bytes:
     """Return what a crash has left of a line that the server was writing at the end of the file.
 
-    That is a beginning of it without a line end, or, after a power cut, NUL bytes. What somebody
-    typed wrongly is never taken for that.
+    That is a beginning of it without a line end, or, after a power cut, NUL bytes in one stretch.
+    What somebody typed wrongly, or saved as UTF-16, is never taken for that.
     """
     last = data.removeprefix(BYTE_ORDER_MARK).rstrip(b"\n").rpartition(b"\n")[2]
-    if b"\0" in last and not last.startswith(b"#"):
+    if len(re.findall(rb"\0+", last)) == 1 and not last.startswith(b"#"):
         return data[data.rindex(last) :]
     head = " " + HASH_HEAD.format(*HASH_COST)
     try:
@@ -1751,6 +1751,7 @@ class Accounts:
                 try:
                     self._load()
                 except AccountsError as error:
+                    self.plain = []  # a file with a mistake in it is not rewritten
                     self.tell(str(error))
 
     def _load(self) -> None:
@@ -1788,7 +1789,7 @@ class Accounts:
                 return
             with contextlib.suppress(AccountsError):  # tried again at the next look
                 self.put_back()
-            if not self.plain or not self.can_replace:
+            if not (self.plain and self.seen and self.can_replace):
                 return
             seen, plain = self.seen, self.plain
             passwords = [self.records[userid] for userid in plain]

@@ -392,6 +392,7 @@ class Screen:
 PASTE_ON, PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 GONE = 0  # not a signal's number
 RESIZED = 255  # nor is this
+CONTINUED = getattr(signal, "SIGCONT", 254)  # which Windows has not
 
 
 class Gone(Exception):
@@ -869,7 +870,7 @@ class Editor:
 
     def wait_for_keys(self, sending: socket.socket | None = None) -> None:
         can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
-        if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
+        if CONTINUED in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
             self.typed_ahead.append(Editor.interrupt)

@@ -292,14 +292,16 @@ def to_column(column: int) -> str:
 class Screen:
     """Standard output. Any thread may call show, edit, finish and clear.
 
-    is_editing: it is a terminal that understands escape sequences, and the Editor draws on it;
-    otherwise lines and a bare prompt are all that is ever written.
+    is_editing: it is a terminal, and the Editor draws on it; otherwise lines and a bare prompt are
+    all that is ever written. knows_escapes: it understands escape sequences. An old console that
+    does not gets a prompt of one row, which needs none.
     All of them raise OutputClosed when nothing can be written any more.
     """
 
-    def __init__(self, is_editing: bool) -> None:
+    def __init__(self, is_editing: bool, knows_escapes: bool) -> None:
         self.is_editing = is_editing
-        self.is_coloured = is_editing and not os.environ.get("NO_COLOR")
+        self.knows_escapes = knows_escapes
+        self.is_coloured = knows_escapes and not os.environ.get("NO_COLOR")
         self.lock = threading.Lock()
         # Unbuffered: nothing waits in Python, so there is nothing to flush on any way out.
         self.output = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
@@ -333,7 +335,7 @@ class Screen:
 
     def clear(self) -> None:
         with self.lock:
-            self.write(CLEAR_SCREEN + self.draw())
+            self.write((CLEAR_SCREEN if self.knows_escapes else self.erase()) + self.draw())
 
     def dress(self, line: str, colour: str, stamp: str) -> str:
         text = stamp + visible(line)
@@ -350,6 +352,8 @@ class Screen:
             return ""
         if not self.is_editing:
             return "\n"  # what was typed so far stays where it is, and in the terminal's hands
+        if not self.knows_escapes:
+            return "\r" + " " * (window_size()[0] - 1) + "\r"
         # In a window made narrower, some terminals break the rows that are too long, others cut
         # them. What was above the cursor when it was drawn is surely ours in both: a row of junk
         # left there is better than a row of the chat erased.
@@ -364,6 +368,8 @@ class Screen:
         if not (self.prompt and self.is_editing):
             return self.prompt
         columns, height = window_size()
+        if not self.knows_escapes:
+            return self.draw_row(columns - 1)
         position = len(self.prompt) + self.cursor
         self.layout = layout = Layout(self.prompt + self.text, position, columns)
         layout.keep_rows(height)
@@ -371,6 +377,16 @@ class Screen:
         move = (f"\x1b[{up}A" if up else "") + to_column(layout.cursor_column)
         # Row ends are ours, not the terminal's, so that its idea of them cannot differ.
         return WRAP_OFF + "\n".join(layout.rows) + WRAP_ON + move
+
+    def draw_row(self, columns: int) -> str:
+        """Return what fits into a row of prompt and text, and backspaces to the cursor."""
+        head = visible(self.prompt + self.text[: self.cursor])
+        tail = visible(self.text[self.cursor :])
+        while width_of(head) > columns:
+            head = head[1:]
+        while width_of(head + tail) > columns:
+            tail = tail[:-1]
+        return head + tail + "\b" * width_of(tail)
 
     def write(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -402,14 +418,15 @@ class Gone(Exception):
 class Terminal:
     """Standard input, be it a terminal or not. For the main thread, but for `wake`.
 
-    is_editing: it is a terminal that understands escape sequences, as is standard output, and the
-    Editor's from `take` to `give_back`, between two lines too, or it would echo what is typed
-    there. Any other terminal's settings stay as they are.
+    is_editing: it is a terminal, as is standard output, and the Editor's from `take` to
+    `give_back`, between two lines too, or it would echo what is typed there. Any other terminal's
+    settings stay as they are. knows_escapes: the Editor may use escape sequences.
     """
 
     def __init__(self) -> None:
         self.is_terminal = os.isatty(0)
         self.is_editing = self.is_terminal and os.isatty(1) and self.can_edit()
+        self.knows_escapes = self.is_editing
         self.is_changed = False
         self.keyboard = 0  # the descriptor that tells of something to read
         self.waker, self.waiting = socket.socketpair()
@@ -515,13 +532,17 @@ class Console(Terminal):
     """
 
     def can_edit(self) -> bool:
-        found = console_mode(1)
-        obeys = set_console_mode(1, found | PROCESSED_OUTPUT | VT_OUTPUT)
-        set_console_mode(1, found)
+        return console_mode(0) != 0
+
+    def obeys_escapes(self) -> bool:
+        """Tell whether the console understands them: since Windows 10, unless told not to."""
+        obeys = set_console_mode(1, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT)
+        set_console_mode(1, self.modes[1])
         return obeys and os.environ.get("TERM") != "dumb"
 
     def prepare(self) -> None:
         self.modes = console_mode(0), console_mode(1)
+        self.knows_escapes = self.is_editing and self.obeys_escapes()
         self.chunks: deque[bytes] = deque()
         self.is_wanted = threading.Event()
         self.teller, self.told = socket.socketpair()  # of a chunk, by a byte
@@ -532,12 +553,15 @@ class Console(Terminal):
     def take(self, interruptible: bool = False) -> None:
         if self.is_editing:
             raw = self.modes[0] & ~(LINE_INPUT | ECHO_INPUT | PROCESSED_INPUT)
-            raw |= WINDOW_INPUT | VT_INPUT | (PROCESSED_INPUT if interruptible else 0)
-            self.set_modes(raw, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT, PASTE_ON)
+            raw |= WINDOW_INPUT | (PROCESSED_INPUT if interruptible else 0)
+            if not self.knows_escapes:
+                self.set_modes(raw, self.modes[1])
+                return
+            self.set_modes(raw | VT_INPUT, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT, PASTE_ON)
 
     def give_back(self) -> None:
         if self.is_changed:
-            self.set_modes(*self.modes, PASTE_OFF if self.is_editing else b"")
+            self.set_modes(*self.modes, PASTE_OFF if self.knows_escapes else b"")
             self.is_changed = False
 
     def hide_typing(self) -> None:
@@ -546,9 +570,10 @@ class Console(Terminal):
     def set_modes(self, of_input: int, of_output: int, sequence: bytes = b"") -> None:
         self.is_changed = True
         set_console_mode(0, of_input)
-        set_console_mode(1, of_output | PROCESSED_OUTPUT | VT_OUTPUT)  # for the sequence
-        with contextlib.suppress(OSError):
-            os.write(1, sequence)
+        if sequence:
+            set_console_mode(1, of_output | PROCESSED_OUTPUT | VT_OUTPUT)
+            with contextlib.suppress(OSError):
+                os.write(1, sequence)
         set_console_mode(1, of_output)
 
     def wait(
@@ -1346,7 +1371,7 @@ class Client:
         self.room = Room()
         self.terminal = Terminal() if HAS_TERMIOS else Console()
         self.is_editing = self.terminal.is_editing
-        self.screen = Screen(self.is_editing)
+        self.screen = Screen(self.is_editing, self.terminal.knows_escapes)
         self.reader: Editor | PlainLines = PlainLines(self.screen, self.terminal)
         if self.is_editing:
             self.reader = Editor(self.screen, self.terminal, self.possible_words)

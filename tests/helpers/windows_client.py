@@ -21,7 +21,7 @@ def window_size(_descriptor: int) -> os.terminal_size:
         import msvcrt
 
         handle = ctypes.c_void_p(msvcrt.get_osfhandle(console.fileno()))  # type: ignore[attr-defined]
-        # CONSOLE_SCREEN_BUFFER_INFO: size, cursor, attributes, the window's corners, its greatest size
+        # Of CONSOLE_SCREEN_BUFFER_INFO: size, cursor, attributes, corners of the window, its limits
         info = (ctypes.c_short * 11)()
         ctypes.windll.kernel32.GetConsoleScreenBufferInfo(handle, info)  # type: ignore[attr-defined]
     left, top, right, bottom = info[5:9]
@@ -30,5 +30,5 @@ def window_size(_descriptor: int) -> os.terminal_size:
 
 os.isatty = lambda _descriptor: True
 os.get_terminal_size = window_size  # type: ignore[assignment]
-client.Console.can_edit = lambda _console: True  # type: ignore[method-assign]
+client.Console.obeys_escapes = lambda _console: True  # type: ignore[method-assign]
 sys.exit(client.main(sys.argv[1:]))

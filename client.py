@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The command-line client of a small chat room.
 
-    python client.py [--host 127.0.0.1] [--port 14850] [--time] [--bell]
+    python client.py [--host 127.0.0.1] [--port 14850] [--time] [--bell] [--tls] [--tls-ca FILE]
 
 Type commands at the prompt; `help` lists them. What others say appears above the line being
 typed, which stays as it was. What cannot be a command is refused here, in the server's own words,
@@ -120,22 +120,22 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
     Raises Denied with the server's reply for whatever the server would refuse, but for the
     characters in it.
     """
-    word, rest = cut_word(text)
-    command = word.lower()
+    first, *rest = re.split(f"[{SEPARATORS}]+", text.lstrip(SEPARATORS), maxsplit=2)
+    command = first.lower()
     if not command:
         return ()
     if command not in USAGE:
-        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", word[:32])
+        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", first[:32])
         raise UnknownCommand(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
     if command in ("send", "who") and not is_logged_in:
         raise Denied("Denied. Please login first.")
     if command == "send":
-        recipient, message = cut_word(rest or "")
-        if message is None:
+        if len(rest) < 2:
             raise Denied(f"Usage: {USAGE['send']}")
-        if not 1 <= len(message.strip()) <= 256:
+        recipient, message = rest[0], rest[1].strip()
+        if not 1 <= len(message) <= 256:
             raise Denied("Denied. Message must be 1 to 256 characters.")
-        return command, recipient, message.strip()
+        return command, recipient, message
     words = words_of(text)
     if len(words) != len(USAGE[command].split()):
         raise Denied(f"Usage: {USAGE[command]}")
@@ -143,12 +143,6 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
         check_length(words[1], *USERID)
         check_length(words[2], *PASSWORD)
     return (command, *words[1:])
-
-
-def cut_word(text: str) -> tuple[str, str | None]:
-    """Return the first word, and what follows the separator behind it: None if there is none."""
-    word, *rest = re.split(f"[{SEPARATORS}]", text.lstrip(SEPARATORS), maxsplit=1)
-    return word, rest[0] if rest else None
 
 
 def words_of(text: str) -> list[str]:
@@ -165,6 +159,66 @@ def check_length(text: str, what: str, least: int, most: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# Tls: what is said becomes what goes on the wire, and back. No sockets. server.py has it too.
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # imported when it is asked for: the prompt is there sooner without it
+    import ssl
+TLS_RECORD = 16384  # bytes of text in a record at most
+
+
+class Tls:
+    """One end of an encrypted connection: bytes in, bytes out, for any thread.
+
+    Before the other side has begun a handshake, what is sealed stays plain text: it is the refusal
+    for who does not know that the connection is encrypted. During the handshake it is dropped.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None = None) -> None:
+        """server_name: name or address that the certificate must hold; None at the server's end."""
+        import ssl
+
+        self.wants_more = ssl.SSLWantReadError
+        self.lock = threading.Lock()  # as OpenSSL's objects are for one thread at a time
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        is_server = server_name is None
+        self.ends = context.wrap_bio(self.incoming, self.outgoing, is_server, server_name)
+        self.has_begun = not is_server
+        self.is_open = False  # the handshake is done
+        self.has_ended = False  # the other side has said that nothing more comes (close_notify)
+
+    def opened(self, data: bytes) -> bytes:
+        """Return what the other side has said, as far as `data` completes it. Raises SSLError."""
+        text = b""
+        with self.lock, contextlib.suppress(self.wants_more):
+            self.has_begun = True
+            self.incoming.write(data)
+            if not self.is_open:
+                self.ends.do_handshake()
+                self.is_open = True
+            while piece := self.ends.read(TLS_RECORD):
+                text += piece
+            self.has_ended = True
+        return text
+
+    def sealed(self, data: bytes, is_last: bool = False) -> bytes:
+        """Return what goes on the wire, behind what the handshake wants said. Raises SSLError.
+
+        is_last: nothing more will come, and the other side is told so (close_notify).
+        """
+        with self.lock:
+            if not self.has_begun:
+                return data
+            rest = memoryview(data)
+            while rest and self.is_open:
+                rest = rest[self.ends.write(rest) :]
+            if is_last and self.is_open:
+                with contextlib.suppress(self.wants_more):  # for the other side's, which may come
+                    self.ends.unwrap()
+            return self.outgoing.read()
+
+
+# --------------------------------------------------------------------------------------------------
 # Screen: the one owner of standard output. Whatever is shown goes through it, each time in one
 # write: take the prompt away, print, draw the prompt again. It draws from what it knows, never from
 # what may be on the terminal.
@@ -175,9 +229,10 @@ CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
 INDENT = "  "
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
-CAME_OR_WENT = r"([^\s:,]{3,32}) (joins|left)\."
-PRIVATE = r"[^\s:,]{3,32} \(to [^\s:,]{3,32}\): .*"
-SAID_BEFORE = r"[^\s:,]{3,32} \(at \d\d:\d\d\): .*"
+NAME = r"[^\s:,]{3,32}"
+CAME_OR_WENT = rf"({NAME}) (joins|left)\."
+PRIVATE = rf"{NAME} \(to {NAME}\): .*"
+SAID_BEFORE = rf"{NAME} \(at \d\d:\d\d\): .*"
 USAGE_REPLIES = frozenset(f"Usage: {usage}" for usage in USAGE.values())
 
 
@@ -749,8 +804,9 @@ class Line:
         self.text = self.text[: self.cursor] + text + self.text[self.cursor :]
         self.cursor += len(text)
 
-    def cut(self, start: int, end: int) -> str:
-        """Remove and return what stands from `start` to `end`, and leave the cursor there."""
+    def cut_to(self, place: int) -> str:
+        """Remove and return what stands between the cursor and a place, on either side of it."""
+        start, end = sorted((self.cursor, place))
         removed = self.text[start:end]
         self.text = self.text[:start] + self.text[end:]
         self.cursor = start
@@ -760,9 +816,6 @@ class Line:
 
     def start(self) -> int:
         return 0
-
-    def here(self) -> int:
-        return self.cursor
 
     def end(self) -> int:
         return len(self.text)
@@ -809,11 +862,6 @@ class History:
             self.draft = text
         self.place = min(max(place, 0), len(self.lines))
         return [*self.lines, self.draft][self.place]
-
-    def find(self, query: str, newest: int) -> int | None:
-        """Return the place of the newest line that holds the query, from `newest` back."""
-        places = range(min(newest, len(self.lines) - 1), -1, -1)
-        return next((place for place in places if query in self.lines[place]), None)
 
 
 def is_secret(text: str) -> bool:
@@ -863,13 +911,13 @@ class Editor:
                 self.wait_for_keys()
         return self.result
 
-    def wait_to_send(self, connection: socket.socket | None) -> bool:
+    def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
         """Wait until the connection takes more, or for keys; tell whether Ctrl-C was among them.
 
-        It drops all keys before it. Raises Gone.
+        It drops all keys before it. timeout: in seconds. Raises Gone.
         """
         if Editor.interrupt not in self.typed_ahead:
-            self.wait_for_keys(connection)
+            self.wait_for_keys(sending, timeout)
         if Editor.interrupt not in self.typed_ahead:
             return False
         while self.typed_ahead.popleft() != Editor.interrupt:
@@ -887,14 +935,10 @@ class Editor:
         if self.is_hidden and not self.is_done:
             self.end_line(None)
 
-    def has_interrupt(self) -> bool:
-        """Tell whether Ctrl-C is among the keys that came until the terminal was given back."""
-        if self.terminal.has_more():
-            self.typed_ahead.extend(self.keyboard.keys(self.terminal.read()))
-        return Editor.interrupt in self.typed_ahead
-
-    def wait_for_keys(self, sending: socket.socket | None = None) -> None:
-        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
+    def wait_for_keys(
+        self, sending: socket.socket | None = None, timeout: float | None = None
+    ) -> None:
+        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending, timeout)
         if CONTINUED in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
@@ -949,13 +993,13 @@ class Editor:
         self.is_done, self.result = True, None
 
     def erase(self) -> None:
-        self.line.cut(self.line.left(), self.line.cursor)
+        self.line.cut_to(self.line.left())
 
     def delete(self) -> None:
-        self.line.cut(self.line.cursor, self.line.right())
+        self.line.cut_to(self.line.right())
 
-    def cut(self, start: int, end: int) -> None:
-        removed = self.line.cut(start, end)
+    def cut_to(self, place: int) -> None:
+        removed = self.line.cut_to(place)
         if not self.is_hidden:  # or Ctrl-Y would show a password at the next prompt
             self.removed = removed
 
@@ -1005,11 +1049,13 @@ class Editor:
         return True
 
     def find(self, query: str, newest: int) -> None:
+        """Go to the newest line that holds the query, from the place `newest` back."""
         self.query = query
-        place = self.history.find(query, newest)
-        if place is not None:
-            self.go_to(place)
-            self.line.cursor = self.line.text.index(query)
+        for place in range(min(newest, len(self.history.lines) - 1), -1, -1):
+            if query in self.history.lines[place]:
+                self.go_to(place)
+                self.line.cursor = self.line.text.index(query)
+                return
 
     def cancel(self) -> None:
         """Mean nothing but in a search, which ends with it."""
@@ -1034,8 +1080,8 @@ def moves(place: Place) -> Action:
     return lambda editor: setattr(editor.line, "cursor", place(editor.line))
 
 
-def cuts(start: Place, end: Place) -> Action:
-    return lambda editor: editor.cut(start(editor.line), end(editor.line))
+def cuts(place: Place) -> Action:
+    return lambda editor: editor.cut_to(place(editor.line))
 
 
 KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
@@ -1045,11 +1091,11 @@ KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (moves(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
     (moves(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
     (moves(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
-    (cuts(Line.start, Line.here), ("\x15",)),  # Ctrl-U
-    (cuts(Line.here, Line.end), ("\x0b",)),  # Ctrl-K
-    (cuts(Line.space_left, Line.here), ("\x17",)),  # Ctrl-W
-    (cuts(Line.word_left, Line.here), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
-    (cuts(Line.here, Line.word_right), ("\x1bd",)),  # Alt-D
+    (cuts(Line.start), ("\x15",)),  # Ctrl-U
+    (cuts(Line.end), ("\x0b",)),  # Ctrl-K
+    (cuts(Line.space_left), ("\x17",)),  # Ctrl-W
+    (cuts(Line.word_left), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
+    (cuts(Line.word_right), ("\x1bd",)),  # Alt-D
     (lambda editor: editor.line.insert(editor.removed), ("\x19",)),  # Ctrl-Y
     (Editor.erase, ("\x08", "\x7f")),  # Backspace
     (Editor.delete, ("\x1b[3~",)),  # Delete
@@ -1082,7 +1128,6 @@ class PlainLines:
         self.has_prompt = terminal.is_terminal and os.isatty(1)
         self.rest = b""  # the beginning of a line
         self.lines: deque[bytes | None] = deque()  # None for the end of input
-        self.may_have_mark = not terminal.is_terminal  # a byte order mark before the first line
 
     def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
         """Return the next line, without its end; None at the end of input.
@@ -1096,13 +1141,11 @@ class PlainLines:
         while not self.lines:
             self.read_more()
         line = self.lines.popleft()
-        if line and self.may_have_mark:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        self.may_have_mark = False
         if self.has_prompt:  # whoever echoes a line echoes its end, but nothing for Ctrl-D
             lacks_end = line is None and HAS_TERMIOS  # Ctrl-Z is followed by Enter
             self.screen.finish("", "", end="\n" if lacks_end else "")
-        return line
+        # A byte order mark stands before a file's first line; files may come one after the other.
+        return line and line.removeprefix(codecs.BOM_UTF8)
 
     def read_hidden_line(self, prompt: str) -> bytes | None:
         self.terminal.hide_typing()
@@ -1116,9 +1159,9 @@ class PlainLines:
                 self.screen.finish("", "")
             self.terminal.give_back()
 
-    def wait_to_send(self, connection: socket.socket | None) -> bool:
-        """Wait until the connection takes more. Raises Gone."""
-        self.terminal.wait(keyboard=False, sending=connection)
+    def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
+        """Wait until the connection takes more, or for `timeout` seconds. Raises Gone."""
+        self.terminal.wait(keyboard=False, sending=sending, timeout=timeout)
         return False
 
     def drop_typed_ahead(self) -> None:
@@ -1164,29 +1207,57 @@ if IS_LINUX:
 LOOK_EVERY = 5.0  # seconds
 
 
+class NotTls(OSError):
+    """The server answers something that is no TLS."""
+
+
 class Connection:
     """A connection to a server, from connecting to its end.
 
     has_ended: set by the receiver when nothing more will arrive, with `failure` to tell what ended
-    it, if that was not the server's close. unsent: what the socket has not taken yet.
+    it, if that was not the server's close.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        """Raises OSError, or UnicodeError for a name that cannot be one."""
+    def __init__(self, host: str, port: int, encryption: ssl.SSLContext | None = None) -> None:
+        """Raises OSError, or ValueError for a name that cannot be one."""
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
+        self.tls = Tls(encryption, host) if encryption else None
+        if self.tls:
+            try:
+                self.shake_hands(self.tls)
+            except BaseException:  # Ctrl-C, too
+                self.socket.close()
+                raise
         self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
         self.set_option(socket.SO_SNDBUF, SEND_BUFFER)
         self.set_option(socket.SO_KEEPALIVE, 1)
         for option, value in TCP_OPTIONS.items():
             self.set_option(option, value, socket.IPPROTO_TCP)
-        self.unsent = b""
-        self.recent = b""  # the last lines given to `send`, more than the kernel and `unsent` hold
+        self.unsent = b""  # lines that Ctrl-C can still call back
+        self.under_way = b""  # what the socket has not taken of a line that was begun
+        self.begun: deque[tuple[bytes, int]] = deque(maxlen=SEND_BUFFER)  # lines, bytes on the wire
         self.is_broken = False  # nothing more can be sent; the receiver is about to tell
         self.backlog = 0.0  # what `lines_unread` was when the last line was sent,
         self.last_sent = 0.0  # in time.monotonic's seconds
         self.has_ended = False
         self.failure: Exception | None = None
+
+    def shake_hands(self, tls: Tls) -> None:
+        """Agree on the encryption with the server. Raises OSError."""
+        deadline = time.monotonic() + CONNECT_WAIT
+        tls.opened(b"")
+        self.socket.sendall(tls.sealed(b""))
+        first = self.socket.recv(1, socket.MSG_PEEK)
+        if first not in (b"", b"\x15", b"\x16"):  # neither alert nor handshake (RFC 8446, 5.1)
+            raise NotTls
+        while not tls.is_open:
+            self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self.socket.recv(65536)
+            if not data:
+                raise ConnectionAbortedError(0, "the server closed the connection. Try again")
+            tls.opened(data)
+            self.socket.sendall(tls.sealed(b""))
 
     def set_option(self, option: int, value: int | bytes, level: int = socket.SOL_SOCKET) -> None:
         with contextlib.suppress(OSError):  # each only makes things better
@@ -1207,10 +1278,18 @@ class Connection:
 
     def receive_some(self) -> bytes:
         """Return what has arrived, b"" at the end. Raises OSError."""
-        while not select.select([self.socket], [], [], LOOK_EVERY)[0]:
-            if self.is_out_of_reach():
-                raise TimeoutError
-        return self.socket.recv(65536)
+        while not (self.tls and self.tls.has_ended):
+            while not select.select([self.socket], [], [], LOOK_EVERY)[0]:
+                if self.is_out_of_reach():
+                    raise TimeoutError
+            data = self.socket.recv(65536)
+            if not self.tls:
+                return data
+            if not data:
+                raise ConnectionError("the end of the bytes is not the end of what is said")
+            if text := self.tls.opened(data):
+                return text
+        return b""
 
     def is_out_of_reach(self) -> bool:
         """Tell whether what was sent has gone without an acknowledgement for too long.
@@ -1232,7 +1311,6 @@ class Connection:
         self.backlog = self.lines_unread() + 1
         self.last_sent = time.monotonic()
         self.unsent += line + b"\n"
-        self.recent = (self.recent + line + b"\n")[-4 * SEND_BUFFER :]
         self.flush()
 
     def lines_unread(self) -> float:
@@ -1242,36 +1320,54 @@ class Connection:
 
     def flush(self) -> None:
         """Send what the socket takes now."""
-        if not self.unsent or self.is_broken:
+        if self.is_broken:
             return
         try:
-            self.unsent = self.unsent[self.socket.send(self.unsent) :]
+            # Sealed or not, a line that was begun must be ended: so none is before it can be.
+            if self.unsent and not self.under_way and select.select([], [self.socket], [], 0)[1]:
+                self.under_way = self.tls.sealed(self.unsent) if self.tls else self.unsent
+                self.begun.append((self.unsent, len(self.under_way)))
+                self.unsent = b""
+            if self.under_way:
+                self.under_way = self.under_way[self.socket.send(self.under_way) :]
         except BlockingIOError:
             pass
         except OSError:
             self.is_broken = True
 
+    def has_unsent(self) -> bool:
+        return bool(self.unsent or self.under_way)
+
     def sending(self) -> socket.socket | None:
         """Return the socket if it is to be flushed as soon as it takes more."""
-        return self.socket if self.unsent and not self.is_broken else None
+        return self.socket if self.has_unsent() and not self.is_broken else None
 
     def drop_unsent(self) -> None:
         """Forget the line that waits to be sent, unless it is under way."""
-        if (b"\n" + self.recent).endswith(b"\n" + self.unsent):
-            self.recent = self.recent.removesuffix(self.unsent)
-            self.unsent = b""
+        self.unsent = b""
 
     def undelivered(self) -> list[bytes]:
         """Return the lines that have not reached the other machine, as far as one can know."""
-        count = len(self.unsent)
+        count = len(self.under_way)
         if IS_LINUX and HAS_TERMIOS:
             import fcntl
 
             with contextlib.suppress(OSError):  # SIOCOUTQ, which is TIOCOUTQ there
                 unacknowledged = fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4))
                 count += int.from_bytes(unacknowledged, sys.byteorder)
-        start = self.recent.rfind(b"\n", 0, len(self.recent) - count) + 1
-        return self.recent[start:].split(b"\n")[:-1]
+        lines = self.unsent
+        for line, size in reversed(self.begun):
+            if count <= 0:
+                break
+            lines = line + lines
+            count -= size
+        return lines.split(b"\n")[:-1]
+
+    def end_sending(self) -> None:
+        """Have the server read an end behind the logout, where it can still answer after that."""
+        if not self.tls:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
 
     def log_out(self) -> float:
         """Ask to be logged out; return how many seconds the server may take to answer that."""
@@ -1281,6 +1377,9 @@ class Connection:
 
     def reset(self) -> None:
         """Close with a reset: what the server has not read yet is dropped at both ends."""
+        if self.tls and self.tls.has_ended:
+            with contextlib.suppress(OSError):
+                self.socket.send(self.tls.sealed(b"", is_last=True))
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
         self.socket.close()
 
@@ -1305,15 +1404,12 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 # Client: the conversation, from the first prompt to the exit status. It outlives its connections: a
 # person whose connection is lost stays in it, and Enter makes a new one.
 
-WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
-LOGIN_REFUSED = (
-    r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )"
-)
-NEWUSER_ANSWERED = (
-    r"New user account created\. |"
-    r"Denied\. (User account |Please logout |The account |New accounts |Too many new |"
-    r"UserID |Password )"
-)
+WHO_REPLY = rf"{NAME}(, {NAME})*"
+ANSWERS = {  # how they begin; "login confirmed" stands in `learn`
+    "login": r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )",
+    "newuser": r"New user account created\. |Denied\. (User account |Please logout |The account |"
+    r"New accounts |Too many new |UserID |Password )",
+}
 FAREWELL = (
     r"The server is shutting down\.|Denied\. (\S+ logged in from |No login within |"
     r"The server is busy|Too many failed logins\.|Your account was |This )"
@@ -1340,7 +1436,7 @@ class Room:
         return self.has_joined or "login" in self.unanswered
 
     def ask(self, command: tuple[str, ...]) -> None:
-        if command[0] in ("login", "newuser"):
+        if command[0] in ANSWERS:
             self.unanswered.append(command[0])
         if command[0] == "login":
             self.own_name = unicodedata.normalize("NFC", command[1])
@@ -1352,13 +1448,12 @@ class Room:
             self.names |= {self.own_name}
             self.unanswered.clear()
         elif moved := re.fullmatch(CAME_OR_WENT, line):
-            self.names = self.names - {moved[1]} | ({moved[1]} if moved[2] == "joins" else set())
+            name, what = moved.groups()
+            self.names = self.names | {name} if what == "joins" else self.names - {name}
         elif re.fullmatch(WHO_REPLY, line):
             self.names = frozenset(line.split(", "))
-        elif self.unanswered:
-            answer = LOGIN_REFUSED if self.unanswered[0] == "login" else NEWUSER_ANSWERED
-            if re.match(answer, line):
-                self.unanswered.popleft()
+        elif self.unanswered and re.match(ANSWERS[self.unanswered[0]], line):
+            self.unanswered.popleft()
 
 
 class Client:
@@ -1472,7 +1567,7 @@ class Client:
         """
         self.connection.send(line)
         self.has_dropped = False
-        while self.connection.unsent:
+        while self.connection.has_unsent():
             if self.reader.wait_to_send(self.connection.sending()):
                 if self.has_dropped:
                     return False
@@ -1536,9 +1631,9 @@ class Client:
             set_handler(signal.default_int_handler, "SIGINT")
             self.terminal.take(interruptible=True)
         try:
-            connection = Connection(self.options.host, self.options.port)
-        except (OSError, UnicodeError) as error:
-            self.tell(f"Cannot connect to {self.address}: {reason_of(error, self.options.host)}")
+            connection = connect(self.options)
+        except (OSError, ValueError) as error:
+            self.tell(failure_of(error, self.options))
         except KeyboardInterrupt:
             self.terminal.wait(keyboard=False, timeout=0)  # it is obeyed
         else:
@@ -1559,12 +1654,9 @@ class Client:
         if self.has_dropped and self.connection.lines_unread():
             return 0  # what is still on its way would be obeyed before the logout
         self.is_leaving = True
-        self.terminal.give_back()  # Ctrl-C is a signal again
         patience = self.connection.log_out()
         deadline = time.monotonic() + patience if self.terminal.is_terminal else None
-        # A Ctrl-C that came before is still a key, in the hands of the Editor or of the kernel.
-        was_interrupted = isinstance(self.reader, Editor) and self.reader.has_interrupt()
-        is_interrupted = was_interrupted or self.wait_for_end(deadline)
+        is_interrupted = self.wait_for_end(deadline)
         if isinstance(self.connection.failure, OutputClosed):
             return 1
         is_lost = self.connection.failure or not self.connection.has_ended
@@ -1578,11 +1670,10 @@ class Client:
         while not self.connection.has_ended:
             sending = self.connection.sending()
             if not sending:
-                with contextlib.suppress(OSError):
-                    self.connection.socket.shutdown(socket.SHUT_WR)
+                self.connection.end_sending()
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
             with contextlib.suppress(Gone):  # the loop's own condition tells
-                if signal.SIGINT in self.terminal.wait(False, sending, timeout=seconds)[1]:
+                if self.reader.wait_to_send(sending, seconds):
                     return True
             if seconds == 0:
                 break
@@ -1599,19 +1690,56 @@ def address_of(options: SimpleNamespace) -> str:
     return f"{host}:{options.port}"
 
 
+def connect(options: SimpleNamespace) -> Connection:
+    """Raises OSError, or ValueError for a name that cannot be one."""
+    if not (options.tls or options.tls_ca):
+        return Connection(options.host, options.port)
+    import ssl
+
+    try:
+        encryption = ssl.create_default_context(cafile=options.tls_ca)
+    except OSError as error:
+        problem = (
+            "no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        )
+        raise OSError(0, problem, options.tls_ca) from None
+    encryption.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be known here
+    return Connection(options.host, options.port, encryption)
+
+
+def failure_of(error: Exception, options: SimpleNamespace) -> str:
+    """Return the line that tells why there is no connection, and what to do if one can know."""
+    if isinstance(error, NotTls):
+        return f"The server at {address_of(options)} does not speak TLS."
+    if options.tls_ca and getattr(error, "filename", None):
+        return f"{options.tls_ca}: {reason_of(error, options.host)}"
+    return f"Cannot connect to {address_of(options)}: {reason_of(error, options.host)}"
+
+
+CERTIFICATE_ADVICE = {  # by OpenSSL's X509_V_ERR_ numbers
+    9: "Check this machine's clock.",
+    10: "The server needs a new one.",
+    62: "Give --host a name that is in it.",
+    64: "Give --host an address that is in it.",
+}
+
+
 # A socket's errors have numbers of their own on Windows.
 NO_HOST = getattr(errno, "WSAEHOSTUNREACH", errno.EHOSTUNREACH)
 NO_NETWORK = getattr(errno, "WSAENETUNREACH", errno.ENETUNREACH)
 
 
 def reason_of(error: Exception, host: str) -> str:
-    """Return why there is no connection, and what to do if one can know."""
     if isinstance(error, ConnectionRefusedError):
         is_here = host.lower() in ("localhost", "::1") or host.startswith("127.")
         # Elsewhere, the usual cause is a server that listens to its own machine alone.
         there = "" if is_here else " --host 0.0.0.0 (on that machine)"
         return f"nobody listens there. Start a server: python server.py{there}"
-    if isinstance(error, UnicodeError):
+    if why := getattr(error, "verify_message", "").rstrip("."):  # an ssl.SSLCertVerificationError
+        to_trust_it = "Get it as a file, and name that with --tls-ca."
+        cure = CERTIFICATE_ADVICE.get(getattr(error, "verify_code", 0), to_trust_it)
+        return f"its certificate is not trusted ({why}). {cure}"
+    if isinstance(error, ValueError):
         return "no machine has such a name. Check --host."
     if isinstance(error, TimeoutError):
         return "no answer. Check the address, and the firewall of that machine."
@@ -1625,8 +1753,8 @@ def reason_of(error: Exception, host: str) -> str:
 
 
 def parse_options(arguments: list[str]) -> SimpleNamespace:
-    """Return host, port, time and bell; exits with status 2 for wrong options."""
-    options = SimpleNamespace(host=HOST, port=PORT, time=False, bell=False)
+    """Return host, port, time, bell, tls and tls_ca; exits with status 2 for wrong options."""
+    options = SimpleNamespace(host=HOST, port=PORT, time=False, bell=False, tls=False, tls_ca=None)
     if not arguments:
         return options  # as mostly: without the parser, the prompt is there a tenth sooner
     import argparse
@@ -1640,6 +1768,8 @@ def parse_options(arguments: list[str]) -> SimpleNamespace:
     parser.add_argument("--port", help=f"of the server (default: {PORT})")
     parser.add_argument("--time", action="store_true", help="show when each line arrived")
     parser.add_argument("--bell", action="store_true", help="ring for private messages")
+    parser.add_argument("--tls", action="store_true", help="encrypt, as the server must too")
+    parser.add_argument("--tls-ca", metavar="FILE", help="the certificate to trust; implies --tls")
     parser.add_argument("--version", action="version", version=f"client.py {VERSION}")
     parser.parse_args(arguments, options)
     if both := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", options.host):
@@ -1661,10 +1791,9 @@ def main(arguments: list[str]) -> int:
     if isinstance(sys.stderr, io.TextIOWrapper):  # on Windows, a pipe would get its code page
         sys.stderr.reconfigure(encoding="utf-8")
     try:
-        connection = Connection(options.host, options.port)
-    except (OSError, UnicodeError) as error:
-        reason = reason_of(error, options.host)
-        print(f"Cannot connect to {address_of(options)}: {reason}", file=sys.stderr)
+        connection = connect(options)
+    except (OSError, ValueError) as error:
+        print(failure_of(error, options), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

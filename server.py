@@ -15,7 +15,8 @@ The wire is UTF-8 text, one line per command or reply, ended by LF:
 
 A line of text travels down this page: bytes are framed and parsed (wire, at the session's bidding),
 checked against who may do what (session), said in the room (room) and sent to everyone (courier).
-What is off the way stands below: display and log, limits, records, accounts, the server.
+What is off the way stands below: display and log, limits, records, accounts, the server. With
+--tls-cert the session opens what comes in, and the courier seals what goes out.
 
     bytes -> Framing -> parse() -> Session -> Room -> Courier -> sockets
              '------- Wire -------'                   '-> display and log
@@ -67,7 +68,10 @@ from io import FileIO, RawIOBase
 from operator import attrgetter
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:  # imported when it is asked for: a plain room starts sooner without it
+    import ssl
 
 fcntl: ModuleType | None
 resource: ModuleType | None
@@ -91,6 +95,7 @@ RECEIVE_BUFFER = 4096  # bytes asked of the kernel, which takes twice that: what
 SKIP_UNIT = 65536  # bytes of an overlong line that cost its sender as much as a line
 
 BURST = 20  # lines read at full speed before --rate applies
+HANDSHAKE_SECONDS = 10  # until a connection must have agreed on its encryption
 LOGIN_SECONDS = 3600  # until a connection must have logged in: a class listens before it types
 LOGIN_TRIES = 3  # failed logins on one connection before it is closed
 FAILURE_DELAY = 1.0  # seconds that a wrong password costs its connection
@@ -138,7 +143,6 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Session.receive
 Result = TypeVar("Result")
-Number = TypeVar("Number", int, float)
 
 # --------------------------------------------------------------------------------------------------
 # Wire: bytes in; out come commands, or Denied with the exact reply. No sockets, no files, and no
@@ -168,17 +172,16 @@ LATIN_OF_NAMES = re.compile("[\0-\u01bf\u01c4-\u024f\u1e00-\u1eff]")  # no click
 # First words of Unicode names that stand for a script with another first word.
 SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
 # RFC 854: IAC and two bytes (WILL, WONT, DO, DONT), a subnegotiation up to IAC SE, or one byte.
-# IAC IAC, which stands for a byte 255 of text, is here so that its second half begins nothing. The
-# second group is the beginning of a command at the end of what has arrived.
+# IAC IAC, which stands for a byte 255 of text, is here so that its second half begins nothing. What
+# is in no group is the beginning of a command at the end of what has arrived.
 TELNET = re.compile(
-    rb"(\xff(?:[\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[\xf0-\xf9\xff]))"
-    rb"|(\xff(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
+    rb"\xff(?:([\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[\xf0-\xf9\xff])"
+    rb"|(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
     re.DOTALL,
 )
 LINE_END = re.compile(rb"\n|\r\0")
 WEB_REQUEST = re.compile(rb"([!-~]+) [^ ]+ HTTP/1\.[01]")
 WEB_REQUEST_BEGUN = re.compile(rb"([!-~]+) (?:/|http)[^ ]*(?: [^ ]*)?")
-TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, section 5.1)
 IAC, DO, DONT, WILL, WONT, INTERRUPT = b"\xff", b"\xfd", b"\xfe", b"\xfb", b"\xfc", b"\xff\xf4"
 
 
@@ -212,68 +215,59 @@ class Framing:
         lines: list[bytes] = []
         while data:
             if self.skipping:
-                data = self._skip(data)
+                skipped, *rest = LINE_END.split(self.tail + data, 1)
+                self.skipping = not rest
+                self.tail = b"" if rest else skipped[-1:]  # it may be a CR, and its NUL to come
+                data = rest[0] if rest else b""
             else:
                 # At most up to the byte that makes the line too long, however the bytes were cut.
-                room = MAX_LINE + 2 - self._length()
+                room = MAX_LINE + 2 - len(self.tail) - self.command_bytes
                 lines += self._take(data[:room])
                 data = data[room:]
         return lines
 
-    def _length(self) -> int:
-        return len(self.tail) + len(self.command) + self.command_bytes
-
-    def _skip(self, data: bytes) -> bytes:
-        """Return what follows the end of the line that was too long."""
-        data = self.tail + data
-        end = LINE_END.search(data)
-        self.skipping = end is None
-        self.tail = data[-1:] if end is None and data.endswith(b"\r") else b""
-        return data[end.end() :] if end else b""
-
     def _take(self, data: bytes) -> list[bytes]:
-        if not self.command and IAC not in data:
-            return self._split(data)
-        data, self.command = self.command + data, b""
-        text, *pieces = TELNET.split(data)
-        lines = self._split(text)
-        for command, unfinished, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
-            if command and command != IAC + IAC:
-                self._obey_telnet(command)
-            self.command = unfinished or b""
-            lines += self._split((command if command == IAC + IAC else b"") + text)
-        return lines
+        """Obey telnet commands, and split the text around them."""
+        data = self.command + data
+        self.command_bytes -= len(self.command)
+        self.command = b""
+        lines: list[bytes] = []
+        start = 0
+        for found in TELNET.finditer(data):
+            if found[0] == IAC + IAC:
+                continue
+            lines += self._split(data[start : found.start()])
+            start = found.end()
+            self.command_bytes += len(found[0])
+            if found[1] is None:
+                self.command = found[0]
+            else:
+                self._obey_telnet(found[0])
+        return lines + self._split(data[start:])
 
     def _obey_telnet(self, command: bytes) -> None:
-        self.command_bytes += len(command)
         if command == INTERRUPT:
             self.tail = b""  # telnet's Ctrl-C drops the half-typed line
         elif command[1:2] in (DO, WILL):
             # Without an answer a telnet shows nothing any more after Ctrl-C.
             self.answers += IAC + (WONT if command[1:2] == DO else DONT) + command[2:]
 
-    def _split(self, data: bytes) -> list[bytes]:
-        text = self.tail + data
-        if b"\0" in text:
-            text = text.replace(b"\r\0", b"\n")
-        lines = text.split(b"\n")
+    def _split(self, text: bytes) -> list[bytes]:
+        lines = (self.tail + text).replace(b"\r\0", b"\n").split(b"\n")
         self.tail = lines.pop()
-        if lines:
-            is_too_long = len(lines[0].removesuffix(b"\r")) + self.command_bytes > MAX_LINE
-        else:
-            # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
-            self.skipping = is_too_long = self._length() > MAX_LINE + 1
-            if not is_too_long:
-                return lines
+        # One byte more than MAX_LINE is no proof yet, as a CR at the end does not count.
+        if not lines and len(self.tail) + self.command_bytes > MAX_LINE + 1:
             lines = [self.tail]
-            self.tail = b"\r" if self.tail.endswith(b"\r") and not self.command else b""
+            self.skipping = True
+            self.tail = b"" if self.command else self.tail[-1:]
             self.command = b""
-        self.command_bytes = 0
-        if self.is_first:
-            self.is_first = False
-            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-        if is_too_long:
-            lines[0] = lines[0].ljust(MAX_LINE + 2)  # a CR at its end does not count
+        if lines:
+            length = len(lines[0].removesuffix(b"\r")) + self.command_bytes
+            if self.is_first:
+                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+            if length > MAX_LINE:
+                lines[0] = lines[0].ljust(MAX_LINE + 2)  # for parse, which sees no telnet commands
+            self.command_bytes, self.is_first = 0, False
         return lines
 
 
@@ -394,24 +388,87 @@ def is_web_request(line: bytes) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------
+# Tls: what is said becomes what goes on the wire, and back. No sockets. client.py has it too.
+
+TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS connection (RFC 8446, section 5.1)
+TLS_RECORD = 16384  # bytes of text in a record at most
+
+
+class Tls:
+    """One end of an encrypted connection: bytes in, bytes out, for any thread.
+
+    Before the other side has begun a handshake, what is sealed stays plain text: it is the refusal
+    for who does not know that the connection is encrypted. During the handshake it is dropped.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None = None) -> None:
+        """server_name: name or address that the certificate must hold; None at the server's end."""
+        import ssl
+
+        self.wants_more = ssl.SSLWantReadError
+        self.lock = threading.Lock()  # as OpenSSL's objects are for one thread at a time
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        is_server = server_name is None
+        self.ends = context.wrap_bio(self.incoming, self.outgoing, is_server, server_name)
+        self.has_begun = not is_server
+        self.is_open = False  # the handshake is done
+        self.has_ended = False  # the other side has said that nothing more comes (close_notify)
+
+    def opened(self, data: bytes) -> bytes:
+        """Return what the other side has said, as far as `data` completes it. Raises SSLError."""
+        text = b""
+        with self.lock, contextlib.suppress(self.wants_more):
+            self.has_begun = True
+            self.incoming.write(data)
+            if not self.is_open:
+                self.ends.do_handshake()
+                self.is_open = True
+            while piece := self.ends.read(TLS_RECORD):
+                text += piece
+            self.has_ended = True
+        return text
+
+    def sealed(self, data: bytes, is_last: bool = False) -> bytes:
+        """Return what goes on the wire, behind what the handshake wants said. Raises SSLError.
+
+        is_last: nothing more will come, and the other side is told so (close_notify).
+        """
+        with self.lock:
+            if not self.has_begun:
+                return data
+            rest = memoryview(data)
+            while rest and self.is_open:
+                rest = rest[self.ends.write(rest) :]
+            if is_last and self.is_open:
+                with contextlib.suppress(self.wants_more):  # for the other side's, which may come
+                    self.ends.unwrap()
+            return self.outgoing.read()
+
+
+# --------------------------------------------------------------------------------------------------
 # Session: one connection, one thread, blocking reads. Who may do what, and how fast.
 #
 # Three records describe a connection, and each has one owner. The Session belongs to its thread.
 # The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
 # which lines are sent, belongs to whoever has the courier's turn. Two flags are set by others, once
 # and with nothing to follow from it at that moment: `is_protected`, and `linger` before `hang_up`.
+ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
+
+
 class Session:
     """Reads a connection's lines and obeys one after the other, until the connection ends."""
 
-    __slots__ = ("failed_logins", "server", "socket", "visitor")
+    __slots__ = ("failed_logins", "server", "socket", "unheard", "visitor")
 
     def __init__(self, server: Server, connection: socket.socket, host: str, port: int) -> None:
         """host, port: of the other side."""
         self.server = server
         self.socket = connection
-        outbox = Outbox(connection, partial(self.leave, ""))
+        tls = Tls(server.encryption) if server.encryption else None
+        outbox = Outbox(connection, partial(self.leave, ""), tls)
         self.visitor = Visitor(outbox, show_address(host, port), network_of(host))
         self.failed_logins = 0
+        self.unheard = 0  # bytes that only OpenSSL reads, since the last that were paced
 
     def run(self) -> None:
         reason = ""
@@ -423,7 +480,7 @@ class Session:
             self.raise_if_reset()
             self.logout()
             # A socket that is closed with bytes unread is reset, which would lose our last lines.
-            while self.receive(SKIP_UNIT):
+            while self.receive_bytes(SKIP_UNIT):
                 time.sleep(DRAIN_PAUSE)  # nobody waits for this, and a flood must not find it eager
         except OSError:
             reason = "connection lost"
@@ -433,12 +490,12 @@ class Session:
 
     def lines(self) -> Iterator[bytes]:
         """Yield what arrives, a line at a time, until the connection ends or the session does."""
-        framing, skipped, is_first = Framing(), 0, True
-        while (data := self.receive(READ_SIZE)) and not self.visitor.gone:
-            if is_first and data[0] == TLS_HANDSHAKE:
-                self.leave("Denied. This room is not encrypted.")
-                return
-            is_first, is_first_line = False, framing.is_first
+        framing, skipped, is_encrypted = Framing(), 0, self.server.encryption is not None
+        if is_encrypted != (self.receive_bytes(1, socket.MSG_PEEK) == TLS_HANDSHAKE):
+            self.leave(ENCRYPTED if is_encrypted else "Denied. This room is not encrypted.")
+            return
+        while (data := self.receive()) and not self.visitor.gone:
+            is_first_line = framing.is_first
             lines = framing.feed(data)
             if framing.answers:
                 self.order(Courier.unicast, framing.answers)
@@ -452,11 +509,35 @@ class Session:
                 skipped = 0
                 self.pace(self.visitor.userid or self.visitor.network)
 
-    def receive(self, size: int) -> bytes:
+    def receive(self) -> bytes:
+        """Return what the other side has said, b"" at its end. Raises OSError if it is lost."""
+        tls = self.visitor.outbox.tls
+        if tls is None:
+            return self.receive_bytes(READ_SIZE)
+        while not (tls.has_ended or self.visitor.gone):
+            data = self.receive_bytes(READ_SIZE)
+            if not data:
+                raise ConnectionError("the end of the bytes is not the end of what is said")
+            if tls.is_open:
+                text = tls.opened(data)
+            else:
+                with self.server.handshakes:
+                    text = b"" if self.visitor.gone else tls.opened(data)
+            if tls.outgoing.pending:
+                self.order(Courier.unicast)
+            self.unheard += len(data) - len(text)
+            if self.unheard >= 2 * TLS_RECORD:  # more than any record whose end is still to come
+                self.unheard = 0
+                self.pace(self.visitor.userid or self.visitor.network)
+            if text:
+                return text
+        return b""
+
+    def receive_bytes(self, size: int, flags: int = 0) -> bytes:
         if not DONT_WAIT:
             # The courier needs a socket that does not block, so the wait is for select (Windows).
             select.select([self.socket], [], [])
-        return self.socket.recv(size)
+        return self.socket.recv(size, flags)
 
     def obey(self, line: bytes) -> None:
         """Do what a line asks for, once its turn has come, or refuse it."""
@@ -727,15 +808,22 @@ class Room:
         self.courier.deliver()
 
     def expire(self, now: float) -> float:
-        """Send off who has not logged in for too long; return when to look again (monotonic)."""
+        """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
+            look_again = now + LOGIN_SECONDS
             for visitor in list(self.lobby):  # in order of arrival
-                if visitor.arrived + LOGIN_SECONDS > now:
-                    break
-                self._remove(visitor, f"Denied. No login within {LOGIN_SECONDS // 60} minutes.")
-            oldest = next(iter(self.lobby), None)
+                tls = visitor.outbox.tls
+                is_ready = tls is None or tls.is_open
+                deadline = visitor.arrived + (LOGIN_SECONDS if is_ready else HANDSHAKE_SECONDS)
+                if deadline > now:
+                    look_again = min(look_again, deadline)
+                    if tls is None:
+                        break
+                else:
+                    late = f"Denied. No login within {LOGIN_SECONDS // 60} minutes."
+                    self._remove(visitor, late if is_ready else ENCRYPTED)
         self.courier.deliver()
-        return oldest.arrived + LOGIN_SECONDS if oldest else now + LOGIN_SECONDS
+        return look_again
 
     def close(self) -> None:
         with self.lock:
@@ -762,7 +850,9 @@ class Room:
     def _close(self, visitor: Visitor, farewell: str) -> None:
         visitor.gone = True
         visitor.presence.release()
-        if farewell:
+        tls = visitor.outbox.tls
+        # To a client that is about to begin a handshake, plain text would be no TLS server's.
+        if farewell and (tls is None or tls.has_begun or farewell == ENCRYPTED):
             self._tell(farewell, visitor)
         self.courier.order(Courier.hang_up, visitor.outbox)
 
@@ -809,7 +899,8 @@ class Room:
 #
 #   1. Room.leave takes the visitor out of the table, once, and orders the farewell and `hang_up`.
 #   2. The round sends what is owed. From `hang_up` on, nothing more is put into the outbox.
-#   3. When nothing waits any more, our sending side is shut down: the client reads the end.
+#   3. When nothing waits any more, our sending side is shut down: the client reads the end (under
+#      TLS, close_notify first, sealed behind the farewell).
 #   4. The client closes, or is given LINGER_SECONDS to; then both sides are shut down. Either way
 #      the reader's `recv` returns, its thread ends, and it orders `release`.
 #   5. Released, and with nothing waiting, the socket is closed: nobody else can be using it.
@@ -822,6 +913,7 @@ class Outbox:
 
     connection: socket.socket
     on_lost: Callable[[str], None]  # told why the connection was given up
+    tls: Tls | None = None  # if the room is encrypted; may be used by the reader too
     listening: bool = False  # gets what is said to all
     hung_up: bool = False  # gets nothing more, and is closed once all that waits is sent
     linger: float = LINGER_SECONDS  # 0, set before `hang_up`, for who is not worth the wait
@@ -973,7 +1065,7 @@ class Courier:
 
     def hang_up(self, outbox: Outbox, _: bytes) -> None:
         if not outbox.hung_up:
-            self._own(outbox)
+            self._own(outbox).append(b"")  # so that it is sent to: TLS has an end to tell
             outbox.hung_up, outbox.listening = True, False
             self.listeners.pop(outbox, None)
 
@@ -994,22 +1086,24 @@ class Courier:
 
     def _send(self, outbox: Outbox, data: bytes) -> None:
         """Send behind what already waits; keep what the kernel does not take."""
+        try:
+            if outbox.tls:
+                data = outbox.tls.sealed(data, is_last=outbox.hung_up)
+            can_send = data and not outbox.waiting
+            sent = outbox.connection.send(data, DONT_WAIT) if can_send else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lose(outbox, "connection lost")
+            return
+        if sent == len(data):
+            return
         if not outbox.waiting:
-            try:
-                sent = outbox.connection.send(data, DONT_WAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._lose(outbox, "connection lost")
-                return
-            if sent == len(data):
-                return
             self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
             self.stalled.add(outbox)
             self._set_deadline(outbox, STALL_SECONDS)
             self.needs_thread = True
-            data = data[sent:]
-        outbox.waiting += data
+        outbox.waiting += data[sent:]
         if len(outbox.waiting) > OUTBOX_LIMIT:
             self._lose(outbox, "not reading")
 
@@ -1091,8 +1185,6 @@ class Courier:
 # Display and log: listeners too. Each has a thread that may wait for a terminal or a disk as long
 # as it takes; all others only leave lines with it, and past a bound lines are counted, not kept.
 
-Entry = tuple[float, str, str]  # seconds since the epoch, address, line
-
 
 class Display:
     """What the one who watches the room is shown, in the order of the room, and the log of it."""
@@ -1109,12 +1201,12 @@ class Display:
             self.writers.append(Writer(self, "log", open_log(log), "utf-8", log))
         if sys.stdout is not None:  # None if the server was started without one
             stream = cast(RawIOBase, getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
-            self.writers.append(Writer(self, "display", stream, sys.stdout.encoding))
+            self.writers.append(Writer(self, "display", stream, sys.stdout.encoding, None))
 
     def show(self, line: str, address: str = "-") -> None:
-        entry = (time.time(), address, line)
+        now = time.time()
         for writer in self.writers:
-            writer.add(entry)
+            writer.add(now, address, line)
 
     def show_stranger(self, line: str, address: str) -> None:
         """Show what somebody causes before login: a line a second, so that talk can be read."""
@@ -1128,7 +1220,6 @@ class Display:
         self.show(line, address)
 
     def tell_unshown(self) -> None:
-        """Tell how many lines of strangers were not shown, if there were any."""
         with self.strangers:
             unshown, self.unshown = self.unshown, 0
         if unshown:
@@ -1139,21 +1230,16 @@ class Writer:
     """Writes lines to one stream, and says how many it could not."""
 
     def __init__(
-        self,
-        display: Display,
-        name: str,
-        stream: RawIOBase,
-        encoding: str,
-        path: Path | None = None,
+        self, display: Display, name: str, stream: RawIOBase, encoding: str, path: Path | None
     ) -> None:
         """stream: unbuffered; path: where it is opened again if that leads elsewhere by then, as
         after a rotation; with it, lines have time and address in front."""
         self.display = display  # is told once when the stream can no longer be written to
         self.name = name
-        self.path = path
         self.stream = stream
         self.encoding = encoding
-        self.lines: deque[Entry] = deque()  # append and popleft are atomic
+        self.path = path
+        self.lines: deque[tuple[float, str, str]] = deque()  # append and popleft are atomic
         self.gap = threading.Lock()  # guards `missed`
         self.missed = 0  # lines since the last one that was kept
         self.news = threading.Event()
@@ -1161,14 +1247,14 @@ class Writer:
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
-    def add(self, entry: Entry) -> None:
-        """Leave a line to be written; never waits."""
+    def add(self, moment: float, address: str, line: str) -> None:
+        """Leave a line to be written; never waits. moment: in seconds since the epoch."""
         # Once a line is missed, so are those behind it until the gap has been told.
         if self.missed or len(self.lines) >= WRITER_LIMIT:
             with self.gap:
                 self.missed += 1
         else:
-            self.lines.append(entry)
+            self.lines.append((moment, address, line))
         if not self.news.is_set():
             self.news.set()
 
@@ -1179,47 +1265,47 @@ class Writer:
         self.thread.join(seconds)
 
     def _run(self) -> None:
-        failed, line_end = False, b""  # the end that a line torn by a failure still lacks
-        while not (self.closing.is_set() and not self.lines):
-            self.news.wait()
+        data, failed = b"", False  # what could not be written is tried again with the next line
+        while True:
+            if failed or not self.lines:
+                self.news.wait()
             self.news.clear()
-            missed = self.missed
-            lines = [self.lines.popleft() for _ in range(len(self.lines))]
-            text = "".join([self._form(*entry) for entry in lines])
-            body = line_end + text.encode(self.encoding, "backslashreplace")
-            data = body + (f"({missed} lines not shown)\n".encode() if missed else b"")
-            written, failure = self._write(data)
-            with self.gap:
-                unwritten = body[max(written, len(line_end)) :]
-                self.missed += unwritten.count(b"\n") if failure else -missed
+            data, failure = self._write(data or self._take())
             if failure and not failed:
                 self.display.show(f"The {self.name} cannot be written: {explain(failure)}.")
             failed = failure is not None
-            if written:
-                line_end = b"" if data[written - 1 : written] == b"\n" else b"\n"
+            if self.closing.is_set() and (failed or not self.lines):
+                return
             self.closing.wait(WRITER_BREATH)
 
-    def _form(self, seconds: float, address: str, line: str) -> str:
+    def _take(self) -> bytes:
+        """Return all lines that wait, and how many were missed behind them."""
+        text = "".join([self._form(*self.lines.popleft()) for _ in range(len(self.lines))])
+        with self.gap:
+            missed, self.missed = self.missed, 0
+        gap = f"({missed} lines not shown)\n" if missed else ""
+        return (text + gap).encode(self.encoding, "backslashreplace")
+
+    def _form(self, moment: float, address: str, line: str) -> str:
         if self.path is None:
             return f"{line}\n"
-        moment = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
-        return f"{moment} {address} {line}\n"
+        shown = datetime.fromtimestamp(moment).astimezone().isoformat(timespec="milliseconds")
+        return f"{shown} {address} {line}\n"
 
-    def _write(self, data: bytes) -> tuple[int, OSError | None]:
-        """Return how many bytes were written, and why not all."""
-        written = 0
-        while written < len(data):
-            try:
+    def _write(self, data: bytes) -> tuple[bytes, OSError | None]:
+        """Return what could not be written, and why."""
+        try:
+            while data:
                 if self.path is not None and not is_named(self.stream.fileno(), self.path):
                     self.stream, rotated = open_log(self.path), self.stream
                     rotated.close()
-                count = self.stream.write(data[written:])
-            except OSError as error:
-                return written, error
-            if count is None:  # somebody made it non-blocking, as a shared terminal may be
-                select.select([], [self.stream], [])
-            written += count or 0
-        return written, None
+                written = self.stream.write(data)
+                if written is None:  # somebody made it non-blocking, as a shared terminal may be
+                    select.select([], [self.stream], [])
+                data = data[written or 0 :]
+        except OSError as error:
+            return data, error
+        return b"", None
 
 
 def open_log(path: Path) -> FileIO:
@@ -1231,8 +1317,6 @@ def open_log(path: Path) -> FileIO:
 
 # --------------------------------------------------------------------------------------------------
 # Limits: how often who may do what, and whose turn it is to have a password hashed.
-#
-# Theory of operation
 #
 # Everything is counted by leaky bucket: so much at once, then one at a time, evenly. What is spent
 # is forgiven as time goes by, so nothing is locked for good and no timer runs.
@@ -1264,45 +1348,39 @@ class Allowance:
         """seconds: for each one past the burst; 0 lifts the limit."""
         self.burst = burst
         self.seconds = seconds
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # as `take` looks and spends in one step
         self.paid_until: dict[Hashable, float] = {}  # monotonic seconds; latest change last
 
-    def spend(self, key: Hashable) -> float:
-        """Count one, and return how many seconds to wait before it may happen."""
+    def spend(self, key: Hashable, count: int = 1) -> float:
+        """Count so many, and return how many seconds to wait before the last may happen."""
         if not self.seconds:
             return 0.0
         with self.lock:
             # Who connects anew for each line cannot wait them all off: there is an end to a debt.
-            debt = min(self._debt(key) + self.seconds, (self.burst + LOBBY) * self.seconds)
-            self._owe(key, debt)
+            most = (self.burst + LOBBY) * self.seconds
+            debt = min(self._debt(key) + count * self.seconds, most)
+            self.paid_until.pop(key, None)  # to the end: the first is the one to forget
+            if debt > 0:
+                self.paid_until[key] = time.monotonic() + debt
+            if len(self.paid_until) > REMEMBERED:
+                del self.paid_until[next(iter(self.paid_until))]
             return self._wait(debt)
 
     def take(self, key: Hashable, refusal: str) -> None:
         """Count one, or raise Denied with the refusal and the real wait, uncounted."""
         with self.lock:
-            debt = self._debt(key) + self.seconds
-            wait = math.ceil(self._wait(debt))
-            if wait:
+            if wait := math.ceil(self._wait(self._debt(key) + self.seconds)):
                 raise Denied(f"{refusal}, try again in {wait} seconds.")
-            self._owe(key, debt)
+            self.spend(key)
 
     def give_back(self, key: Hashable) -> None:
-        """Forget one that was taken."""
-        with self.lock:
-            self._owe(key, self._debt(key) - self.seconds)
+        self.spend(key, -1)
 
     def _debt(self, key: Hashable) -> float:
         return max(0.0, self.paid_until.get(key, 0.0) - time.monotonic())
 
     def _wait(self, debt: float) -> float:
         return max(0.0, round(debt - self.burst * self.seconds, 6))
-
-    def _owe(self, key: Hashable, debt: float) -> None:
-        self.paid_until.pop(key, None)  # to the end: the first is the one to forget
-        if debt > 0:
-            self.paid_until[key] = time.monotonic() + debt
-        if len(self.paid_until) > REMEMBERED:
-            del self.paid_until[next(iter(self.paid_until))]
 
 
 def network_of(host: str) -> bytes:
@@ -1420,44 +1498,28 @@ def account_line(userid: str, record: str) -> str:
     return f"({userid}, {record})\n"
 
 
-def account_lines(accounts: dict[str, str]) -> str:
-    return "".join(itertools.starmap(account_line, accounts.items()))
-
-
-@dataclass
 class UsersFile:
-    """What a users.txt holds."""
+    """What a users.txt holds: its lines, and the accounts in them."""
 
-    lines: list[str]
-    records: dict[str, str]  # UserID: hash, or password in plain text
-    plain: dict[str, int]  # UserID whose password is in plain text: index of the line
-    is_torn: bool = False  # the last line was cut short by a crash; here it is a comment
-
-
-def read_users(data: bytes, name: str) -> UsersFile:
-    """Read a users.txt; raise AccountsError with `name:7: reason` for a line that is no account."""
-    # Surrogates carry what is not UTF-8 through a comment unharmed; in an account they are refused.
-    lines = data.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
-    users = UsersFile(lines, {}, {})
-    for index, line in enumerate(lines):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            userid, second = read_account(line)
-        except (ValueError, Denied) as error:
-            if is_torn(lines, index):
-                users.is_torn = True
-                begun = line.partition(",")[0].rstrip("\0")
-                lines[index:] = [f"# cut short by a crash: {begun!a}", ""]
-                break
-            reason = str(error).removeprefix("Denied. ")
-            raise AccountsError(f"{name}:{index + 1}: {reason}") from None
-        if userid in users.records:
-            raise AccountsError(f"{name}:{index + 1}: a second account for {userid}; keep one.")
-        users.records[userid] = second
-        if len(second) <= MAX_PLAIN:
-            users.plain[userid] = index
-    return users
+    def __init__(self, data: bytes, name: str) -> None:
+        """Raises AccountsError, as `name:7: reason`, for a line that is no account."""
+        # Surrogates carry what is not UTF-8 through a comment; no account may hold them.
+        self.lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
+        self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
+        self.plain: dict[str, int] = {}  # UserID whose password is in plain text: index of its line
+        for index, line in enumerate(self.lines):
+            if not line.strip() or line.startswith("#"):
+                continue
+            try:
+                userid, second = read_account(line)
+                if userid in self.records:
+                    raise ValueError(f"a second account for {userid}; keep one.")
+            except (ValueError, Denied) as error:
+                reason = str(error).removeprefix("Denied. ")
+                raise AccountsError(f"{name}:{index + 1}: {reason}") from None
+            self.records[userid] = second
+            if len(second) <= MAX_PLAIN:
+                self.plain[userid] = index
 
 
 def read_account(line: str) -> tuple[str, str]:
@@ -1477,32 +1539,31 @@ def read_account(line: str) -> tuple[str, str]:
     return userid, second
 
 
-def is_torn(lines: Sequence[str], index: int) -> bool:
-    """Tell whether a line is what a crash leaves of one that this server was writing.
+def torn_end(data: bytes) -> bytes:
+    """Return what a crash has left of a line that the server was writing at the end of the file.
 
     That is a beginning of it without a line end, or, after a power cut, NUL bytes. What somebody
     typed wrongly is never taken for that.
     """
-    line = lines[index]
-    if "\0" in line:
-        return not any(lines[index + 1 :])
+    last = data.removeprefix(BYTE_ORDER_MARK).rstrip(b"\n").rpartition(b"\n")[2]
+    if b"\0" in last and not last.startswith(b"#"):
+        return data[data.rindex(last) :]
     head = " " + HASH_HEAD.format(*HASH_COST)
     try:
         # The cut may be within a character, which a decoder that waits for more leaves out.
-        line = codecs.getincrementaldecoder("utf-8")().decode(line.encode(errors="surrogateescape"))
+        line = codecs.getincrementaldecoder("utf-8")().decode(last)
         userid, comma, second = line.partition(",")
         rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
         # More may have followed in the name: "all" alone is reserved, "all000" is not.
         read_account(line + rest if comma else f"{f'{userid}000':.33},{rest}")
     except (ValueError, Denied):
-        return False
-    return index == len(lines) - 1 and second[: len(head)] == head[: len(second)]
+        return b""
+    is_beginning = rest != "" and second[: len(head)] == head[: len(second)]
+    return last if is_beginning and data.endswith(last) else b""
 
 
 # --------------------------------------------------------------------------------------------------
 # Accounts: the file users.txt, and who is in it. Knows no sockets.
-#
-# Theory of operation
 #
 # The file is open only while it is read or written. Its fingerprint (size, times, inode) tells
 # whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
@@ -1533,12 +1594,11 @@ class Accounts:
         self.tell = warn  # of a mistake in a file that was changed; the server displays it
         self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
         self.usual_cost = HASH_COST  # that of the first account
-        self.lock = threading.Lock()  # guards all below, and the file
+        self.lock = threading.RLock()  # guards all below, and the file
         self.is_writing = False  # so nobody need look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
         self.seen_since = -math.inf  # monotonic seconds
         self.is_unfinished = False  # it ends in the middle of a line
-        self.is_torn = False  # its last line was cut short by a crash
         self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
         self.recent: dict[str, tuple[str, float]] = {}  # made by newuser: hash, seconds since epoch
         self.dropped: dict[str, str] = {}  # of those, what an editor did not know and overwrote
@@ -1546,15 +1606,15 @@ class Accounts:
         self.lock_file: int | None = None  # descriptor, held to the end
 
     def open(self) -> None:
-        """Lock, read and mend the file, which may be missing. Raises AccountsError."""
+        """Lock, read and mend the file, which may be missing. Raises AccountsError, OSError."""
         try:
             self._lock_out_others()
-            self._load(may_be_torn=True)
+            self._cut_off_torn_line()
+            self._load()
             self.tidy(hash_passwords)
-        except (OSError, AccountsError) as error:
+        except (OSError, AccountsError):
             self.close()
-            text = f"{self.name}: {explain(error)}." if isinstance(error, OSError) else str(error)
-            raise AccountsError(text) from None
+            raise
         if self.seen and self.seen[-1] & stat.S_IROTH and os.name == "posix":
             advice = f"Keep the hashes to yourself: chmod 600 {self.name}"
             self.warn(f"{self.name}: others on this machine may read it. {advice}")
@@ -1575,6 +1635,16 @@ class Accounts:
         except OSError as error:  # a file system without locks
             advice = "See to it that no second server uses it."
             self.warn(f"{self.name}: {explain(error)}. {advice}")
+
+    def _cut_off_torn_line(self) -> None:
+        data = self._read() or b""
+        if torn := torn_end(data):
+            whole = data.removesuffix(torn)
+            number = len(UsersFile(whole, self.name).lines)  # raises, if there is a mistake in it
+            os.truncate(self.path, os.path.getsize(self.path) - len(torn))
+            begun = torn.partition(b",")[0].rstrip(b"\0").decode(errors="replace")
+            problem = f"the last line, {begun!a}, was cut short by a crash and never confirmed"
+            self.warn(f"{self.name}:{number}: {problem}; it is cut off.")
 
     def close(self) -> None:
         if self.lock_file is not None:
@@ -1599,65 +1669,72 @@ class Accounts:
         patience = time.monotonic() + 5 * SETTLED_SECONDS
         while True:
             with self.lock:
-                self._refresh()
+                self.refresh()
                 is_being_written = self.is_unfinished and not self.is_settled()
                 if not is_being_written or time.monotonic() > patience:
                     if userid in self.records:  # perhaps ours, in a copy made while it was written
                         return self.records[userid] == record
                     made = time.time()
-                    new = {**self.dropped, userid: record}
-                    if self._save(new):
-                        self.recent.update({name: (new[name], made) for name in new})
-                        self.records[userid] = record
-                        self.dropped = {}
+                    if self._save({userid: record}):
+                        self.recent[userid] = record, made
                         return True
             time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished
 
     def put_back(self) -> None:
         """Append what an editor has overwritten, before it is too late. Raises AccountsError."""
         with self.lock:
-            self._refresh()
-            if self.dropped:
-                self._save(self.dropped)
+            self.refresh()
+            dropped = self.dropped
+            if dropped and self._save({}):
+                for userid in dropped:
+                    self.recent.pop(userid, None)  # gone once more, it is gone on purpose
 
     def _save(self, new: dict[str, str]) -> bool:
-        """Append accounts; write a file that is gone anew, with all accounts that are known."""
+        """Append accounts and what was dropped, or write a file that is gone anew.
+
+        Return False if somebody has changed the file since it was read. Raises AccountsError.
+        """
+        new = {**self.dropped, **new}
+        accounts = new if self.seen else {**self.records, **new}
+        lines = "".join(account_line(*account) for account in accounts.items())
         self.is_writing = True
         try:
-            if self.seen:
-                return self._append(account_lines(new))
-            return self._replace(account_lines({**self.records, **new}))
+            is_saved = self._append(lines) if self.seen else self._replace(lines)
         except OSError as error:
             raise AccountsError(explain(error)) from None
         finally:
             self.is_writing = False
+        if is_saved:
+            self.records.update(new)
+            self.dropped = {}
+        return is_saved
 
     def refresh(self) -> None:
-        if self._look() != self.seen and not self.is_writing:
-            with self.lock:
-                self._refresh()
-
-    def _refresh(self) -> None:
-        if self._look() != self.seen:
-            self.seen_since = time.monotonic()
-            try:
-                self._load()
-            except AccountsError as error:
-                self.tell(str(error))
-
-    def _load(self, may_be_torn: bool = False) -> None:
-        """Read the file, if there is one. Raises AccountsError."""
-        if (users := self._read()) is None:
+        """Read the file if somebody has changed it."""
+        if self.is_writing or self._look() == self.seen:
             return
-        if users.is_torn and not may_be_torn:
-            raise AccountsError(f"{self.name}:{len(users.lines) - 1}: the line has no end.")
+        with self.lock:
+            if self._look() != self.seen:
+                self.seen_since = time.monotonic()
+                try:
+                    self._load()
+                except AccountsError as error:
+                    self.tell(str(error))
+
+    def _load(self) -> None:
+        """Read the file, if there is one. Raises AccountsError."""
+        self.seen = self._look()  # before it is read: a change meanwhile is noticed
+        if (data := self._read()) is None:
+            return
+        self.is_unfinished = not data.endswith(b"\n")
+        users = UsersFile(data, self.name)
         saved = self.seen[1] / 1e9 if self.seen else 0.0
         for userid, (record, made) in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
                 self.dropped[userid] = record
         for userid in self.dropped.keys() & users.records.keys():
             del self.dropped[userid]
-        self.plain, self.is_torn = list(users.plain), users.is_torn
+        self.plain = list(users.plain)
         first = next(iter(users.records.values()), "")
         self.usual_cost = parse_hash(first)[0] if len(first) > MAX_PLAIN else HASH_COST
         self.records = {**users.records, **self.dropped}
@@ -1667,49 +1744,38 @@ class Accounts:
         return time.monotonic() >= self.seen_since + SETTLED_SECONDS
 
     def tidy(self, hash_all: Callable[[Sequence[str]], Sequence[str]]) -> None:
-        """Once the file is settled, hash plain passwords, put back accounts, set aside a torn line.
+        """Once the file is settled, put back accounts and hash plain passwords.
 
         hash_all: hashes passwords, and may take its time, as no lock is held meanwhile.
         """
         with self.lock:
-            self._refresh()
+            self.refresh()
             since = time.time() - 2 * RECENT_SECONDS  # nobody looks at older ones any more
             self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
-            has_work = self.is_torn or ((self.plain or self.dropped) and self.can_replace)
-            if not has_work or not self.is_settled():
+            if not self.is_settled():
+                return
+            with contextlib.suppress(AccountsError):  # tried again at the next look
+                self.put_back()
+            if not self.plain or not self.can_replace:
                 return
             seen, plain = self.seen, self.plain
             passwords = [self.records[userid] for userid in plain]
         hashes = dict(zip(plain, hash_all(passwords), strict=True))
         with self.lock:
-            users = self._read() if self._look() == seen else None
-            if users is None:
+            if self._look() != seen or (data := self._read()) is None:
                 return  # it was changed meanwhile, and is looked at again
-            if self.is_torn:
-                self._cut_off(users)
+            users = UsersFile(data, self.name)
             for userid, record in hashes.items():
                 users.lines[users.plain[userid]] = account_line(userid, record)[:-1]
-            end = len(users.lines) if users.lines[-1] else -1  # an empty one ends a finished file
-            users.lines[end:end] = account_lines(self.dropped).splitlines()
             try:
                 if self._replace("\n".join(users.lines)):
                     self.records.update(hashes)
-                    for userid in self.dropped:
-                        self.recent.pop(userid, None)  # gone once more, it is gone on purpose
-                    self.plain, self.dropped = [], {}
+                    self.plain = []
             except OSError as error:
                 self.can_replace = False
                 problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
                 advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")
-
-    def _cut_off(self, users: UsersFile) -> None:
-        """Cut off a torn line, which was never confirmed."""
-        whole = "".join(f"{line}\n" for line in users.lines[:-2])
-        os.truncate(self.path, len(whole.encode(errors="surrogateescape")))
-        self.seen, self.is_torn = self._look(), False
-        problem = "the last line was cut short by a crash and never confirmed; it is set aside"
-        self.warn(f"{self.name}:{len(users.lines) - 1}: {problem}.")
 
     def _look(self) -> tuple[int, ...] | None:
         try:
@@ -1717,22 +1783,17 @@ class Accounts:
         except OSError:
             return None
 
-    def _read(self) -> UsersFile | None:
-        """Return what the file holds, None if it is missing; from here on it has been seen."""
-        self.seen = self._look()
-        if self.seen is not None and not stat.S_ISREG(self.seen[-1]):
-            raise AccountsError(f"{self.name} is no regular file. Name another one with --users.")
+    def _read(self) -> bytes | None:
+        """Return what the file holds, None if it is missing. Raises AccountsError."""
         try:
-            with opened(self.path, os.O_RDONLY) as file:
-                self.seen = fingerprint_of(os.fstat(file))  # before: a change meanwhile is noticed
-                data = FileIO(file, closefd=False).readall()
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                advice = "Name another one with --users."
+                raise AccountsError(f"{self.name} is no regular file. {advice}")
+            return self.path.read_bytes()
         except FileNotFoundError:
-            self.seen = None
             return None
         except OSError as error:
             raise AccountsError(f"{self.name}: {explain(error)}.") from None
-        self.is_unfinished = not data.endswith(b"\n")
-        return read_users(data, self.name)
 
     def _append(self, lines: str) -> bool:
         """Append and sync; return False if the file is not the one that has the name any more."""
@@ -1851,6 +1912,8 @@ class Server:
     def __init__(self, options: argparse.Namespace, accounts: Accounts, display: Display) -> None:
         """Listen, and make what serves. Raises OSError if it cannot."""
         self.options = options
+        self.encryption = encrypt(options.tls_cert, options.tls_key) if options.tls_cert else None
+        self.handshakes = threading.Semaphore(max(1, CORES - 1))  # at once: each takes milliseconds
         self.listener = listen(options.host, options.port)
         self.accounts = accounts
         self.display = display
@@ -1885,13 +1948,18 @@ class Server:
         """Show the first lines: where the room is, how others join, whose password all know."""
         host, port = self.listener.getsockname()[:2]
         kept = f", last {self.options.history} lines kept" if self.options.history else ""
+        kept += ", TLS" if self.encryption else ""
         place = f"{show_address(host, port)}, room for {self.room.limit}{kept}"
         self.display.show(f"Chat room server on {place}. Ctrl-C stops it.")
         if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             return
         reached = address_of_this_machine() if host in ("0.0.0.0", "::") else host
-        other_port = f" --port {port}" if port != PORT else ""
-        self.display.show(f"Others join with: python client.py --host {reached}{other_port}")
+        more = f" --port {port}" if port != PORT else ""
+        if self.encryption:
+            certificate = self.options.tls_cert
+            reached = name_in(certificate, self.encryption) or reached
+            more += f" --tls-ca {certificate.name}"
+        self.display.show(f"Others join with: python client.py --host {reached}{more}")
         records = self.accounts.records
         known = [name for name, end in SHIPPED.items() if records.get(name, "").endswith(end)]
         if known:
@@ -2019,6 +2087,47 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def encrypt(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Return what connections are encrypted with. Raises OSError for a file's path."""
+    import ssl
+
+    def refuse() -> str:
+        raise OSError(0, "a key with a passphrase cannot be used: nobody is asked for it", path)
+
+    path = str(key or certificate)
+    for file in filter(None, (certificate, key)):
+        file.read_bytes()  # OpenSSL does not say which one it cannot read
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(certificate, key, refuse)
+    except ssl.SSLError as error:
+        problem = "no certificate and its key in PEM form"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            problem = f"not the key of the certificate in {certificate}"
+        raise OSError(0, problem, path) from None
+    return context
+
+
+def name_in(certificate: Path, context: ssl.SSLContext) -> str | None:
+    """Return the first name or address that a certificate is for: a handshake with it tells."""
+    import ssl
+
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be known here
+    trusting.load_verify_locations(certificate)
+    server, client = Tls(context), Tls(trusting, "anybody")
+    try:
+        while not client.is_open:
+            client.opened(server.sealed(b""))
+            server.opened(client.sealed(b""))
+    except ssl.SSLError:
+        return None  # it has expired, or is not valid yet
+    found: dict[str, Any] = client.ends.getpeercert() or {}
+    return next((name for _, name in found.get("subjectAltName", ()) if "*" not in name), None)
+
+
 def configure(connection: socket.socket) -> None:
     """Set each option on its own: a system that refuses one still has the others."""
     connection.setblocking(bool(DONT_WAIT))
@@ -2112,12 +2221,17 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rate", default=RATE, type=number(float, 0, 1_000_000), help=pace)
     add("--no-newuser", action="store_true", help="accept no new accounts")
     add("--history", default=HISTORY, type=history, help=kept)
+    add("--tls-cert", type=Path, help="encrypt: the certificate, a PEM file")
+    add("--tls-key", type=Path, help="its key, if that is in another file")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.tls_key and not options.tls_cert:
+        parser.error("--tls-key is of no use without --tls-cert")
+    return options
 
 
-def number(kind: type[Number], lowest: int, highest: int) -> Callable[[str], Number]:
-    def convert(text: str) -> Number:
+def number(kind: type[float], lowest: int, highest: int) -> Callable[[str], float]:
+    def convert(text: str) -> float:
         with contextlib.suppress(ValueError):
             if lowest <= kind(text) <= highest:
                 return kind(text)

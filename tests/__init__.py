@@ -42,6 +42,8 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     links           links that die, come back and flap, a router that forwards no more;
                     Linux, root: network namespaces, else these skip                   65 s,  7 min
     history         joiners with --history while eight users talk as fast as they can   3 s, 10 s
+    pictures        README's pictures are what the programs show and the bench measured;
+                    --make draws them; Linux; pyte, a C compiler                        6 s, 10 s
 
 The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop; Linux, a C compiler,
 ngircd. Its load generator and the loops are in bench/.                                60 s, 30 min

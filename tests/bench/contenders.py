@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 import random
@@ -22,14 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.helpers.certificates import make_certificate
 from tests.helpers.process import CHEAP_HASH, CLIENT, ROOT, SERVER, child_environment
+from tests.helpers.suite import news, progress
 
 START_PATIENCE = 120.0  # seconds until a server must accept connections
 STOP_PATIENCE = 10.0
 HERE = Path(__file__).resolve().parent
 NGIRCD = shutil.which("ngircd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+OPENSSL_HEADER = Path("/usr/include/openssl/ssl.h")  # of Debian's libssl-dev
 REAL_PASSWORD = "Beth33"
 OURS, C_LOOP, PYTHON_LOOP, IRC = "server.py", "C loop", "Python loop", "ngIRCd"
+TLS_OURS, TLS_C_LOOP = "server.py, TLS", "C loop, TLS"
 
 NGIRCD_CONFIGURATION = """
 [Global]
@@ -51,7 +57,8 @@ Ident = no
 PAM = no
 """
 
-__all__ = ["CLIENT", "SERVER", "child_environment"]  # helpers that others here need as well
+# Helpers that others here need as well.
+__all__ = ["CLIENT", "SERVER", "child_environment", "news", "progress"]
 
 
 class BenchError(Exception):
@@ -64,6 +71,7 @@ class Running:
     pid: int
     dialect: str  # how it is spoken to, see load.py
     memory: int  # bytes, before anyone came
+    tls: bool = False
 
 
 class Contenders:
@@ -76,23 +84,33 @@ class Contenders:
         self.digest = hashlib.sha256(self.server.read_bytes()).hexdigest()[:12]
         self.c_loop = self.compile("broadcast.c", "broadcast")
         self.load_library = self.compile("load.c", "load.so", "-shared", "-fPIC")
+        self.tls_c_loop = self.compile("broadcast.c", "broadcast-tls", tls=True)
+        self.tls_load_library = self.compile("load.c", "load-tls.so", "-shared", "-fPIC", tls=True)
 
     @property
     def names(self) -> list[str]:
         """The contenders that can be run here."""
-        names = [OURS, C_LOOP, PYTHON_LOOP, IRC]
-        missing = {name for name, has in ((C_LOOP, self.c_loop), (IRC, NGIRCD)) if has is None}
-        return [name for name in names if name not in missing]
+        needs = {C_LOOP: self.c_loop, IRC: NGIRCD, TLS_C_LOOP: self.tls_c_loop}
+        needs[TLS_OURS] = self.tls_load_library
+        names = [OURS, C_LOOP, PYTHON_LOOP, IRC, TLS_OURS, TLS_C_LOOP]
+        return [name for name in names if needs.get(name, OURS)]
 
-    def compile(self, source: str, target: str, *options: str) -> Path | None:
+    def compile(self, source: str, target: str, *options: str, tls: bool = False) -> Path | None:
+        """Compile a file of ours; return None where there is no compiler, or no OpenSSL for it."""
         compiler = shutil.which("cc")
-        if compiler is None:
+        if compiler is None or (tls and not OPENSSL_HEADER.exists()):
             return None
         made = self.folder / target
-        subprocess.run(
-            [compiler, "-O2", *options, "-o", str(made), str(HERE / source)], check=True, timeout=60
-        )
+        command = [compiler, "-O2", *options, "-o", str(made), str(HERE / source)]
+        command += ["-DTLS", "-lssl", "-lcrypto"] if tls else []
+        subprocess.run(command, check=True, timeout=60)
         return made
+
+    @functools.cached_property
+    def certificate(self) -> tuple[str, str]:
+        """Return the files of a certificate for this machine and of its key."""
+        certificate, key = make_certificate(self.folder)
+        return str(certificate), str(key)
 
     @contextlib.contextmanager
     def running(self, name: str, users: int, quiet: bool = False) -> Iterator[Running]:
@@ -102,14 +120,20 @@ class Contenders:
                 yield running
             return
         option = ["quiet"] if quiet else []
+        tls = name in (TLS_OURS, TLS_C_LOOP)
         if name == C_LOOP:
             command = [str(self.c_loop), *option]
+        elif name == TLS_C_LOOP:
+            command = [str(self.tls_c_loop), *self.certificate, *option]
         elif name == PYTHON_LOOP:
             command = [sys.executable, str(HERE / "broadcast.py"), *option]
         else:
             command = self.server_command(self.write_users(users), users)
+        if name == TLS_OURS:
+            certificate, key = self.certificate
+            command += ["--tls-cert", certificate, "--tls-key", key]
         with self.running_printer(command) as running:
-            yield running
+            yield dataclasses.replace(running, tls=tls)
 
     def server_command(self, accounts: Path, users: int) -> list[str]:
         options = ["--port", "0", "--rate", "0", "--users", str(accounts)]
@@ -146,6 +170,7 @@ class Contenders:
             record = "$scrypt$ln=14,r=8,p=1${}${}".format(*encoded)
             lines += [f"(u{number:05}, {record})\n" for number in range(count, count + real)]
         path = self.folder / "users.txt"
+        path.touch(0o600)  # or the server advises it
         path.write_text("".join(lines))
         return path
 

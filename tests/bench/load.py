@@ -48,6 +48,7 @@ class Job:
     senders: int = 0  # busy
     each: int = 0  # busy: lines of one sender on their way
     library: str = ""  # load.c, compiled; without it all is done here
+    tls: bool = False  # the library speaks TLS, which only it can
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,41 @@ class Meter:
         return dict(zip(("seconds", "server_cpu", "load_cpu", "machine_cpu"), passed, strict=True))
 
 
+class Secured:
+    """A connection over TLS, which load.c speaks."""
+
+    def __init__(self, library: ctypes.CDLL, connection: socket.socket) -> None:
+        self.library = library
+        self.connection = connection
+        self.buffer = ctypes.create_string_buffer(READ_SIZE)
+
+    def sendall(self, login: bytes) -> None:
+        """Begin the handshake; the login is sent when that is done."""
+        self.connection.setblocking(False)
+        if self.library.secure(self.fileno(), login):
+            raise Failure("a handshake could not be begun")
+
+    def send(self, data: bytes) -> None:
+        if self.library.put(self.fileno(), data, len(data)) != len(data):
+            raise Failure("a line could not be sent")
+
+    def fileno(self) -> int:
+        return self.connection.fileno()
+
+    def close(self) -> None:
+        self.library.part(self.fileno())
+        self.connection.close()
+
+    def take(self) -> bytes:
+        """Return all that has come, which may be nothing yet."""
+        data = b""
+        while (got := self.library.take(self.fileno(), self.buffer, READ_SIZE)) > 0:
+            data += self.buffer.raw[:got]
+        if got < 0:
+            raise Failure("the server closed a connection")
+        return data
+
+
 class Crowd:
     """Many connections: those whose lines are only counted, and the few whose lines matter."""
 
@@ -113,23 +149,30 @@ class Crowd:
         self.counting = select.epoll()
         self.poller = select.epoll()  # the few; and whether any of the others is ready
         self.poller.register(self.counting, select.EPOLLIN)
-        self.sockets: dict[int, socket.socket] = {}  # by descriptor, in order of connecting
+        # By descriptor, in order of connecting.
+        self.sockets: dict[int, socket.socket | Secured] = {}
         self.waiting: dict[int, bytes] = {}  # what arrived on a connection yet to be confirmed
         self.mark = b"\n"
         self.arrived = 0
         self.library = ctypes.CDLL(job.library) if job.library else None
         if self.library:
             self.library.sweep.restype = ctypes.c_long
+        if self.library and job.tls:
+            self.library.take.restype = ctypes.c_long
 
     def dial(self, number: int) -> None:
         """Connect and ask for login in one go."""
         connection = socket.create_connection(("127.0.0.1", self.job.port), PATIENCE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sockets[connection.fileno()] = connection
+        spoken: socket.socket | Secured = connection
+        if self.job.tls:
+            assert self.library is not None, "TLS needs load.c"
+            spoken = Secured(self.library, connection)
+        self.sockets[connection.fileno()] = spoken
         self.poller.register(connection, select.EPOLLIN)
         self.waiting[connection.fileno()] = b""
         login = self.dialect.login.format(name=name_of(number), password=self.job.password)
-        connection.sendall(login.encode())
+        spoken.sendall(login.encode())
 
     def hang_up(self, descriptor: int) -> None:
         self.sockets.pop(descriptor).close()
@@ -177,8 +220,10 @@ class Crowd:
         return bool(events)
 
     def _receive(self, descriptor: int) -> bytes:
-        data = os.read(descriptor, READ_SIZE)
-        if not data:
+        connection = self.sockets[descriptor]
+        if isinstance(connection, Secured):
+            data = connection.take()
+        elif not (data := os.read(descriptor, READ_SIZE)):
             raise Failure("the server closed a connection")
         self.arrived += data.count(self.mark)
         return data

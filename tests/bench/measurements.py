@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from tests.bench.contenders import (
     C_LOOP,
@@ -23,13 +24,16 @@ from tests.bench.contenders import (
     PYTHON_LOOP,
     REAL_PASSWORD,
     STOP_PATIENCE,
+    TLS_C_LOOP,
+    TLS_OURS,
     BenchError,
     child_environment,
     process,
+    progress,
     scrypt,
     wait_for,
 )
-from tests.bench.rounds import CORES, Bench, Figure, Run, on_one_core, progress
+from tests.bench.rounds import CORES, Bench, Figure, Run, on_one_core
 from tests.bench.table import Row, Size
 
 ALL = (OURS, C_LOOP, PYTHON_LOOP, IRC)
@@ -109,6 +113,49 @@ def busy(bench: Bench) -> list[Row]:
     ]
 
 
+def tls(bench: Bench) -> list[Row]:
+    """What encryption costs, beside the C loop over OpenSSL and beside the same room in plain text.
+
+    The limit is one record, and so one use of the cipher, for each `send`: the C loop makes one for
+    each line and recipient, server.py one for each round and recipient.
+    """
+    everyone = (TLS_OURS, TLS_C_LOOP, OURS)
+    if not set(everyone) <= set(bench.contenders.names):
+        raise BenchError("TLS needs a C compiler and libssl-dev")
+    compared = partial(compare, ours=TLS_OURS)
+    no_goals = dict.fromkeys((TLS_C_LOOP, OURS))
+    rows = []
+    for room, users, lines, cpu_goal in (
+        ("room of 3", 3, bench.scale.room_lines, None),
+        ("room of 10", 10, bench.scale.room_lines, 2.0),
+        (f"calm, {bench.scale.users} users", bench.scale.users, bench.scale.lines, None),
+    ):
+        what = f"TLS, {room}, one core"
+        with on_one_core():
+            job = {"phase": "calm", "users": users, "lines": lines}
+            found = bench.alternate(what, everyone, job)
+        cpu_goals = {TLS_C_LOOP: cpu_goal, OURS: None}
+        rows += compared(f"{what}: CPU for each line", "µs", found, line_cpu, cpu_goals)
+        rows += compared(f"{what}: {REACH}, median", "ms", found, reach_median, no_goals)
+    senders = bench.scale.users // 4
+    what = f"TLS, busy, {bench.scale.users} users, {senders} senders"
+    job = {"phase": "busy", "users": bench.scale.users, "seconds": bench.scale.seconds}
+    found = bench.alternate(what, everyone, job | {"senders": senders, "each": 4})
+    rate_goals = {TLS_C_LOOP: 5.0, OURS: None}
+    rows += compared(f"{what}: lines delivered", "1/s", found, line_rate, rate_goals, at_least=True)
+    rows += compared(f"{what}: CPU for each line", "µs", found, line_cpu, no_goals)
+    what = f"TLS, {bench.scale.joining:,} users"
+    job = {"phase": "calm", "users": bench.scale.joining, "lines": 10}
+    found = bench.alternate(what, everyone, job, quiet=True, runs=bench.scale.few_runs)
+    rows += compared(f"{what}: memory for each user", "kB", found, user_kilobytes, no_goals)
+    what = "TLS, connect, log in, leave"
+    job = {"phase": "churn", "users": 64, "at_once": 8, "seconds": bench.scale.seconds}
+    found = bench.alternate(what, everyone, job, quiet=True, runs=bench.scale.few_runs)
+    rows += compared(f"{what}: how often", "1/s", found, login_rate, no_goals)
+    rows += compared(f"{what}: CPU for each", "µs", found, login_cpu, no_goals)
+    return rows
+
+
 def joining(bench: Bench) -> list[Row]:
     what = f"{bench.scale.joining:,} join at once, everyone told"
     job = {"phase": "join", "users": bench.scale.joining}
@@ -117,24 +164,41 @@ def joining(bench: Bench) -> list[Row]:
 
 
 def crowd(bench: Bench) -> list[Row]:
-    """How cost grows with the room. 10,000 joins told to 10,000 would take bare loops minutes."""
-    found: dict[str, list[Run]] = {}
-    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200
-    for users in bench.scale.sizes:
-        if users > room:
-            progress(f"{users:,} users left out: the limit for descriptors is {room:,}")
-            continue
-        what = f"{users:,} users in one room"
-        job = {"phase": "calm", "users": users, "lines": min(1000, max(60, 200_000 // users))}
-        found = bench.alternate(what, (OURS, C_LOOP), job, quiet=True, runs=bench.scale.few_runs)
-        for name, runs in found.items():
-            figures = [each(runs, kind) for kind in (line_cpu, reach_median, user_memory)]
-            bench.sizes.append(Size(users, name, *map(statistics.median, figures)))
+    """The largest room, wherever the system places the threads."""
+    users = sizes_that_fit(bench)[-1]
+    what = f"{users:,} users in one room"
+    found = room_of(bench, what, users)
     memory = [size / 1000 for size in each(found[OURS], user_memory)]
     return [
         *compare(f"{what}: {REACH}", "ms", found, reach_median, {C_LOOP: 1.3}),
         Row(f"{what}: memory for each user", "kB", memory, goal=26),
     ]
+
+
+def growth(bench: Bench) -> list[Row]:
+    """How cost grows with the room, on one core: the table of sizes, and README's picture."""
+    for users in sizes_that_fit(bench):
+        with on_one_core():
+            found = room_of(bench, f"{users:,} users, one core", users)
+        for name, runs in found.items():
+            figures = [each(runs, kind) for kind in (line_cpu, reach_median, user_memory)]
+            bench.sizes.append(Size(users, name, *map(statistics.median, figures)))
+    return []
+
+
+def sizes_that_fit(bench: Bench) -> list[int]:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200
+    if bench.scale.sizes[-1] > limit:
+        progress(f"rooms of more than {limit:,} left out: the limit for descriptors")
+    return [users for users in bench.scale.sizes if users <= limit]
+
+
+def room_of(bench: Bench, what: str, users: int) -> dict[str, list[Run]]:
+    """One line at a time, fewer in a larger room. 10,000 joins told to all would take minutes."""
+    lines = min(bench.scale.room_lines, max(60, 200_000 // users))
+    job = {"phase": "calm", "users": users, "lines": lines}
+    runs = bench.scale.few_runs
+    return bench.alternate(what, (OURS, C_LOOP), job, quiet=True, runs=runs)
 
 
 def logins(bench: Bench) -> list[Row]:
@@ -310,6 +374,19 @@ def user_memory(run: Run) -> float:
     return float((run["memory"] - run["memory_before"]) / listeners)
 
 
+def user_kilobytes(run: Run) -> float:
+    return user_memory(run) / 1000
+
+
+def login_rate(run: Run) -> float:
+    return float(run["logins"] / run["seconds"])
+
+
+def login_cpu(run: Run) -> float:
+    """Microseconds for each connection: the handshake, the login, the end."""
+    return float(run["server_cpu"] / run["logins"] * 1e6)
+
+
 def each(runs: Sequence[Run], figure: Figure) -> list[float]:
     return [figure(run) for run in runs]
 
@@ -322,11 +399,12 @@ def compare(
     goals: Mapping[str, float | None],
     *,
     at_least: bool = False,
+    ours: str = OURS,
 ) -> list[Row]:
     """Return a row for each contender that ran and that is in `goals`, be it without one."""
-    ours = each(found[OURS], figure)
+    figures = {name: each(runs, figure) for name, runs in found.items()}
     return [
-        Row(measure, unit, ours, name, each(found[name], figure), goal, at_least)
+        Row(measure, unit, figures[ours], name, figures[name], goal, at_least)
         for name, goal in goals.items()
         if name in found
     ]
@@ -336,9 +414,11 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "rooms": small_rooms,
     "calm": calm,
     "busy": busy,
+    "tls": tls,
     "joining": joining,
     "logins": logins,
     "crowd": crowd,
+    "growth": growth,
     "accounts": accounts,
     "client": client,
 }

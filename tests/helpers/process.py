@@ -127,6 +127,10 @@ class ServerProcess:
     ) -> None:
         """program: what to run, such as what altered_server returns."""
         self.users = users
+        # What talkers have to trust; empty without TLS.
+        self.certificate = (
+            options[options.index("--tls-cert") + 1] if "--tls-cert" in options else ""
+        )
         self.process = subprocess.Popen(
             [*program, "--port", "0", "--users", str(users), *options],
             stdin=stdin,
@@ -152,8 +156,15 @@ class ServerProcess:
     def pid(self) -> int:
         return self.process.pid
 
-    def connect(self, **options: int) -> Talker:
-        return Talker(self.host, self.port, **options)
+    def connect(self, *, receive_buffer: int = 0, source: str = "") -> Talker:
+        """Return a talker, over TLS if the room is encrypted; see Talker for the options."""
+        return Talker(
+            self.host,
+            self.port,
+            receive_buffer=receive_buffer,
+            source=source,
+            certificate=self.certificate,
+        )
 
     def login(self, userid: str, password: str = CHEAP_PASSWORD) -> Talker:
         talker = self.connect()

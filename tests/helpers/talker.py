@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
+
+from tests.helpers.tls_socket import TlsSocket
 
 PATIENCE = 15.0  # seconds until a missing event is a failure; no passing test waits for it
 
@@ -13,15 +18,29 @@ PATIENCE = 15.0  # seconds until a missing event is a failure; no passing test w
 class Talker:
     """A client on a plain socket, a line at a time."""
 
-    def __init__(self, host: str, port: int, *, receive_buffer: int = 0) -> None:
-        """receive_buffer: bytes, as small as the kernel allows; 0 for the usual."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        receive_buffer: int = 0,
+        source: str = "",
+        certificate: str = "",
+    ) -> None:
+        """receive_buffer: bytes, as small as the kernel allows; 0 for the usual. source: an address
+        of this machine's to come from. certificate: of a server with TLS, a file.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.socket = socket.socket(family)
         self.socket.settimeout(PATIENCE)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
+            if source:
+                self.socket.bind((source, 0))
             self.socket.connect((host, port))
+            if certificate:
+                self.socket = TlsSocket(self.socket, trusting(certificate), host)
         except OSError:
             self.socket.close()
             raise
@@ -90,6 +109,10 @@ class Talker:
         self.socket.close()
 
     def close(self) -> None:
+        if isinstance(self.socket, TlsSocket):
+            with contextlib.suppress(OSError):  # it is gone already
+                self.socket.setblocking(False)
+                self.finish()
         self.socket.close()
 
     def __enter__(self) -> Talker:
@@ -97,3 +120,11 @@ class Talker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@functools.cache
+def trusting(certificate: str) -> ssl.SSLContext:
+    """Return what trusts this certificate, a file, and no other, wherever its server listens."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    return context

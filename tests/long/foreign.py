@@ -20,6 +20,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -28,12 +29,14 @@ import threading
 import time
 import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import server as server_module
 from tests.helpers import suite
 from tests.helpers.census import eventually
+from tests.helpers.certificates import tls_options
 from tests.helpers.fake_server import FakeServer
 from tests.helpers.process import (
     CHEAP_PASSWORD,
@@ -166,6 +169,16 @@ def room_with_beth(options: Sequence[str] = UNLIMITED) -> Iterator[tuple[ServerP
 
 
 @contextlib.contextmanager
+def encrypted_room() -> Iterator[tuple[ServerProcess, Talker]]:
+    """Its certificate, which is for 127.0.0.1 and localhost, is `server.certificate`."""
+    with (
+        temporary_folder() as folder,
+        room_with_beth((*UNLIMITED, *tls_options(folder))) as room,
+    ):
+        yield room
+
+
+@contextlib.contextmanager
 def telnet_in_a_room() -> Iterator[tuple[OnTerminal, Talker]]:
     """Log Tom in by way of telnet, and out again; Beth hears him come and go."""
     with room_with_beth() as (server, beth):
@@ -276,12 +289,20 @@ def plink_terminal(quick: bool) -> str:
     return ""
 
 
-def converse(command: Callable[[ServerProcess], Sequence[str]], count: int, end: str = "") -> str:
+Room = contextlib.AbstractContextManager[tuple[ServerProcess, Talker]]
+
+
+def converse(
+    command: Callable[[ServerProcess], Sequence[str]],
+    count: int,
+    end: str = "",
+    room: Callable[[], Room] = room_with_beth,
+) -> str:
     """Have a program send a login and `count` whos, then end its input, or say `end` before.
 
     It has to print each reply, and the room has to hear of the logout.
     """
-    with room_with_beth() as (server, beth):
+    with room() as (server, beth):
         commands = [LOGIN, *["who"] * count, "send Mike hello", *([end] if end else [])]
         done = run_program(*command(server), lines=commands)
         replies = [
@@ -398,6 +419,214 @@ def wait_for_line(stream: IO[str], part: str) -> str:
         if part in line:
             return line.rstrip("\n")
     raise AssertionError(f"{part!r} never came: {seen[-5:]}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Other clients in an encrypted room.
+# --------------------------------------------------------------------------------------------------
+
+NOT_ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
+# A client by Python's own ssl, in blocking mode and one thread.
+PYTHON_CLIENT = """
+import socket, ssl, sys
+host, port, certificate = sys.argv[1:]
+context = ssl.create_default_context(cafile=certificate)
+with socket.create_connection((host, int(port))) as plain:
+    with context.wrap_socket(plain, server_hostname=host) as secured:
+        replies = secured.makefile(encoding="utf-8")
+        for command in sys.stdin:
+            secured.sendall(command.encode())
+            sys.stdout.write(replies.readline())
+        assert replies.read() == ""
+        secured.unwrap()
+"""
+
+
+def s_client(server: ServerProcess, options: Sequence[str]) -> tuple[str, ...]:
+    """Return the command of openssl that is README's client without client.py."""
+    address = f"{server.host}:{server.port}"
+    return ("openssl", "s_client", "-connect", address, "-CAfile", server.certificate, *options)
+
+
+def tls_openssl(quick: bool) -> str:
+    """openssl s_client -quiet: a full client, TLS 1.2 and 1.3, the certificate checked."""
+    need("openssl")
+    check = ("-quiet", "-verify_return_error", "-verify_ip", "127.0.0.1")
+    for version in ("-tls1_2", "-tls1_3"):
+        options = (*check, version)
+        command = partial(s_client, options=options)
+        said = converse(command, 1000, "logout", encrypted_room)
+    return f"twice {said}"
+
+
+def tls_ncat(quick: bool) -> str:
+    """ncat --ssl, the certificate checked: a client like any other."""
+    need("ncat")
+    check = ("--ssl", "--ssl-verify", "--ssl-trustfile")
+    return converse(
+        lambda server: ("ncat", *check, server.certificate, "localhost", str(server.port)),
+        1000,
+        "logout",
+        encrypted_room,
+    )
+
+
+def tls_socat(quick: bool) -> str:
+    """socat OPENSSL, the certificate checked: a client like any other."""
+    need("socat")
+    seconds = str(PATIENCE)  # it says nothing at the end of its input, and waits for so long
+    target = "OPENSSL:localhost:{0.port},cafile={0.certificate}"
+    return converse(
+        lambda server: ("socat", "-t", seconds, "-", target.format(server)),
+        1000,
+        "logout",
+        encrypted_room,
+    )
+
+
+def tls_gnutls(quick: bool) -> str:
+    """gnutls-cli, which is not OpenSSL: a client like any other."""
+    need("gnutls-cli")
+    options = ("--logfile", "/dev/null", "--x509cafile")
+    return converse(
+        lambda server: (
+            *("gnutls-cli", *options, server.certificate, "-p", str(server.port), "localhost"),
+        ),
+        1000,
+        "logout",
+        encrypted_room,
+    )
+
+
+def tls_python(quick: bool) -> str:
+    """Python's own ssl, blocking, one thread: a client like any other, ended by unwrap."""
+    program = (sys.executable, "-c", PYTHON_CLIENT)
+    return converse(
+        lambda server: (*program, server.host, str(server.port), server.certificate),
+        1000,
+        "logout",
+        encrypted_room,
+    )
+
+
+def tls_web(quick: bool) -> str:
+    """curl and wget, https: a web page cannot have a browser say anything; http: it is told."""
+    need("curl", "wget")
+    with encrypted_room() as (server, beth):
+        place = f"localhost:{server.port}/"
+        curl = ("curl", "-sS", "--http0.9", "--noproxy", "*", "--cacert", server.certificate)
+        wget = ("wget", "-q", "--no-proxy", "-t", "1", "-O", "-")
+        trusting = ("--ca-certificate", server.certificate)
+        form = ("-d", f"\n{LOGIN}\nsend all bought\n")
+        requests = {
+            "curl": (*curl, f"https://{place}"),
+            "curl, POST": (*curl, *form, f"https://{place}"),
+            "wget": (*wget, *trusting, f"https://{place}"),
+            "wget, POST": (*wget, *trusting, "--post-data", LOGIN, f"https://{place}"),
+            "curl, http": (*curl, f"http://{place}"),
+            "curl, http, POST": (*curl, *form, f"http://{place}"),
+            "wget, http": (*wget, f"http://{place}"),
+        }
+        for name, request in requests.items():
+            done = run_program(*request)
+            wanted = NOT_ENCRYPTED if "http" in name else NO_WEB
+            assert done.stdout == f"{wanted}\n", (name, done)
+        hold_equal(beth.ask("who"), "Beth")
+        hold_equal(beth.ask("send Beth nothing but this"), "Beth (to Beth): nothing but this")
+    return f"{len(requests)} requests refused"
+
+
+def tls_plain(quick: bool) -> str:
+    """nc and telnet in an encrypted room are told; so is s_client in one that is not."""
+    need("nc", "openssl")
+    with encrypted_room() as (server, beth):
+        done = run_program("nc", "-N", server.host, str(server.port), lines=[LOGIN, "send all hi"])
+        hold_equal(done.stdout, f"{NOT_ENCRYPTED}\n")
+        hold_equal(beth.ask("who"), "Beth")
+    with room_with_beth() as (server, beth):
+        address = f"{server.host}:{server.port}"
+        done = run_program("openssl", "s_client", "-quiet", "-connect", address, lines=[LOGIN])
+        assert done.returncode, done
+        hold_equal(beth.ask("who"), "Beth")
+    return ""
+
+
+# The beginning of a handshake (RFC 6101, 2246, 4346), up to the version it asks for, and the rest:
+# no session, ciphers that those versions have (AES, 3DES, RC4 with RSA), no compression.
+def old_hello(minor: int) -> bytes:
+    ciphers = bytes.fromhex("c013 c014 002f 0035 000a 0005 0004 0016 0033 0039".replace(" ", ""))
+    body = b"\x03" + bytes([minor]) + bytes(range(32)) + b"\0"
+    body += len(ciphers).to_bytes(2, "big") + ciphers + b"\x01\0"
+    hello = b"\x01" + len(body).to_bytes(3, "big") + body
+    return b"\x16\x03" + bytes([minor]) + len(hello).to_bytes(2, "big") + hello
+
+
+def tls_versions(quick: bool) -> str:
+    """SSL 3, TLS 1.0 and 1.1, and bad ciphers, are refused by the server; TLS 1.2 and 1.3 not."""
+    need("openssl")
+    weak = "aNULL:eNULL:EXPORT:RC4:3DES:DES:MD5:PSK:@SECLEVEL=0"
+    refused = {
+        "TLS 1.0": ("-tls1", "-cipher", "ALL:@SECLEVEL=0"),
+        "TLS 1.1": ("-tls1_1", "-cipher", "ALL:@SECLEVEL=0"),
+        "bad ciphers": ("-tls1_2", "-cipher", weak),
+    }
+    accepted = {"TLSv1.2": "-tls1_2", "TLSv1.3": "-tls1_3"}
+    with encrypted_room() as (server, beth):
+        for name, options in refused.items():
+            done = run_program(*s_client(server, options), lines=[LOGIN])
+            alert = re.search(r"alert (protocol version|handshake failure)", done.stderr)
+            assert done.returncode and alert, (name, done)
+        for version, option in accepted.items():
+            done = run_program(*s_client(server, [option]), lines=["logout"])
+            assert re.search(rf"New, {version}, Cipher is .*(GCM|POLY1305)", done.stdout), done
+            assert "Compression: NONE" in done.stdout, done.stdout
+            assert "Verify return code: 0 (ok)" in done.stdout, done.stdout
+        for minor in (0, 1, 2):  # SSL 3, which this openssl may not have, TLS 1.0 and 1.1
+            with socket.create_connection((server.host, server.port), PATIENCE) as connection:
+                connection.sendall(old_hello(minor))
+                said = b""
+                with contextlib.suppress(ConnectionError):
+                    while piece := connection.recv(4096):
+                        said += piece
+            assert re.fullmatch(rb"\x15\x03.\0\x02\x02[\x46\x28]", said, re.DOTALL), said
+        hold_equal(beth.ask("who"), "Beth")
+    return "SSL 3, TLS 1.0, TLS 1.1 and 6 kinds of ciphers: each ended by the server's alert"
+
+
+def tls_renegotiation(quick: bool) -> str:
+    """openssl s_client, `R` (TLS 1.2): no new handshake; `K` (KeyUpdate, TLS 1.3): talks on."""
+    need("openssl")
+    with encrypted_room() as (server, beth):
+        for version, key in (("-tls1_2", "R"), ("-tls1_3", "K"), ("-tls1_3", "k")):
+            client = subprocess.Popen(
+                s_client(server, [version]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                bufsize=1,
+            )
+            with client:
+                assert client.stdin is not None
+                assert client.stdout is not None
+                try:
+                    client.stdin.write(f"{LOGIN}\n")
+                    client.stdin.flush()
+                    wait_for_line(client.stdout, "login confirmed")
+                    beth.expect("Tom joins.")
+                    client.stdin.write(f"{key}\n")
+                    client.stdin.flush()
+                    if key == "R":
+                        wait_for_line(client.stdout, "no renegotiation")
+                    else:
+                        wait_for_line(client.stdout, "KEYUPDATE")
+                        client.stdin.write("who\nlogout\n")
+                        client.stdin.flush()
+                        wait_for_line(client.stdout, "Beth, Tom")
+                finally:
+                    client.kill()
+            beth.expect("Tom left.")
+    return ""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -591,6 +820,7 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                     for number, (userid, editor) in enumerate(
                         zip(edited, itertools.cycle(editors), strict=False)
                     ):
+                        suite.at(f"{number} of {saves} times saved")
                         opened = editor(users)
                         newcomers.wait_for_next()
                         opened.add(f"({userid}, {password_of(userid)})")
@@ -598,9 +828,8 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                             newcomers.wait_for_next()
                 finally:
                     confirmed = newcomers.finish()
-            server_module.read_users(
-                users.read_bytes(), users.name
-            )  # as the next start will have to
+            # As the next start will have to.
+            server_module.UsersFile(users.read_bytes(), users.name)
             everybody = {"Tom", *edited, *confirmed}
             eventually(
                 lambda: everybody <= userids_in(users),
@@ -881,6 +1110,15 @@ CASES = [
         curl_telnet,
         web,
         ssh,
+        tls_openssl,
+        tls_ncat,
+        tls_socat,
+        tls_gnutls,
+        tls_python,
+        tls_web,
+        tls_plain,
+        tls_versions,
+        tls_renegotiation,
         emacs_shell,
         tee,
         ed,

@@ -1,6 +1,6 @@
 """A million lines and a hundred thousand blobs against one server, while others just talk.
 
-    python -m tests.long.fuzz [--quick] [--seed N]
+    python -m tests.long.fuzz [--quick] [--tls] [--seed N]
 
 Fuzzers, in processes of their own, send commands, mutated commands, text of many scripts, overlong
 and empty lines, telnet commands, random bytes in random pieces, and reset connections in the
@@ -24,10 +24,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 
 from tests.helpers import suite
 from tests.helpers.cases import CASES
 from tests.helpers.census import settle, take_census
+from tests.helpers.certificates import tls_options
 from tests.helpers.grammar import CLOSING, LONGEST, Stream, understood
 from tests.helpers.process import (
     CHEAP_PASSWORD,
@@ -35,6 +38,7 @@ from tests.helpers.process import (
     ServerProcess,
     altered_server,
     running_server,
+    temporary_folder,
 )
 from tests.helpers.talker import Talker
 
@@ -46,6 +50,7 @@ BATCH = 200  # lines that are sent before their replies are looked at
 RESETS = 0.3  # share of the blobs whose connection is reset in the middle
 WITNESSES = 4
 WITNESS_PAUSE = 0.02  # seconds between two lines of one witness
+STANDSTILL = 30.0  # seconds for one batch of lines; it takes well under one
 DELAY_LIMIT = 5.0  # seconds; the machine is shared, a stopped room would be far beyond this
 MEMORY_LIMIT = 16 << 20  # bytes that the second half may add
 TIME_LIMIT = 1200.0  # seconds for each half
@@ -257,6 +262,7 @@ class Work:
     """What one fuzzer process has to do."""
 
     address: tuple[str, int]
+    certificate: str  # of a server with TLS, a file
     userids: list[str]
     lines: int
     blobs: int
@@ -280,8 +286,8 @@ class Tally:
 class Fuzzer:
     """A connection that sends what it likes, and knows what must come back."""
 
-    def __init__(self, address: tuple[str, int], userid: str, chance: random.Random) -> None:
-        self.address = address
+    def __init__(self, work: Work, userid: str, chance: random.Random) -> None:
+        self.dial = partial(Talker, *work.address, certificate=work.certificate)
         self.userid = userid
         self.chance = chance
         self.oracle = Oracle(userid)
@@ -289,7 +295,7 @@ class Fuzzer:
         self.talker = self.connect()
 
     def connect(self) -> Talker:
-        talker = Talker(*self.address)
+        talker = self.dial()
         talker.send("")  # the first bytes of a connection are looked at for what they may be
         if self.userid:
             talker.send(f"login {self.userid} {CHEAP_PASSWORD}")
@@ -333,6 +339,7 @@ class Fuzzer:
         connection.setblocking(False)
         received, seen = bytearray(self.talker.buffer), 0
         view = memoryview(data)
+        deadline = time.monotonic() + STANDSTILL
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             while (found := received.find(last, seen)) < 0 or (
@@ -341,14 +348,17 @@ class Fuzzer:
                 seen = max(0, len(received) - len(last))
                 ready = selector.select(PATIENCE)
                 assert ready, f"nothing moves; last seen: {bytes(received[-200:])!r}"
-                if ready[0][1] & selectors.EVENT_READ:
-                    piece = connection.recv(65536)
-                    assert piece, f"the end; last seen: {bytes(received[-200:])!r}"
-                    received += piece
-                elif view:
-                    size = self.chance.choice([1, 13, 100, 1460, 16384, 65536])
-                    view = view[connection.send(view[:size]) :]
-                if not view:
+                # Others talk on, so that something can always be read.
+                assert time.monotonic() < deadline, f"{len(view)} bytes are not taken any more"
+                with contextlib.suppress(BlockingIOError):  # a record of TLS that is not whole yet
+                    if ready[0][1] & selectors.EVENT_READ:
+                        piece = connection.recv(65536)
+                        assert piece, f"the end; last seen: {bytes(received[-200:])!r}"
+                        received += piece
+                    elif view:
+                        size = self.chance.choice([1, 13, 100, 1460, 16384, 65536])
+                        view = view[connection.send(view[:size]) :]
+                if not view and not getattr(connection, "sealed", b""):
                     selector.modify(connection, selectors.EVENT_READ)
         self.talker.buffer = bytes(received[end + 1 :])
         answers = b"".join(TELNET_ANSWER.findall(received[:end]))
@@ -368,13 +378,23 @@ class Fuzzer:
         return self.tally
 
 
+sent_so_far: Synchronized[int]  # lines and blobs, of all fuzzer processes
+
+
+def count_in(counter: Synchronized[int]) -> None:
+    """Have this process count there what it has sent, so that all can tell how far they are."""
+    global sent_so_far  # noqa: PLW0603
+    sent_so_far = counter
+
+
 def fuzz(work: Work) -> Tally:
     """Do a process's share: lines and blobs in turns, on all its connections."""
     chance = random.Random(work.seed)
-    fuzzers = [Fuzzer(work.address, userid, chance) for userid in [*work.userids, ""]]
+    fuzzers = [Fuzzer(work, userid, chance) for userid in [*work.userids, ""]]
     lines, blobs = work.lines, work.blobs
     batches = max(1, lines // BATCH)
     while lines or blobs:
+        before = lines + blobs
         for fuzzer in fuzzers:
             count = min(lines, chance.randint(1, 2 * BATCH))
             fuzzer.send_lines(count)
@@ -385,6 +405,8 @@ def fuzz(work: Work) -> Tally:
                 fuzzer.send_blobs(count)
                 due -= count
                 blobs -= count
+        with sent_so_far.get_lock():
+            sent_so_far.value += before - lines - blobs
     total = Tally()
     for fuzzer in fuzzers:
         total.add(fuzzer.finish())
@@ -498,6 +520,7 @@ def fuzz_in_processes(process: ServerProcess, lines: int, blobs: int, seed: str)
     works = [
         Work(
             (process.host, process.port),
+            process.certificate,
             FUZZER_IDS[number::FUZZERS],
             share(lines, number),
             share(blobs, number),
@@ -506,8 +529,15 @@ def fuzz_in_processes(process: ServerProcess, lines: int, blobs: int, seed: str)
         for number in range(FUZZERS)
     ]
     total = Tally()
-    with multiprocessing.get_context("spawn").Pool(FUZZERS) as pool:  # its end ends them all
-        for tally in pool.map_async(fuzz, works, chunksize=1).get(TIME_LIMIT):
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q")
+    deadline = time.monotonic() + TIME_LIMIT
+    with context.Pool(FUZZERS, count_in, [counter]) as pool:  # its end ends them all
+        tallies = pool.map_async(fuzz, works, chunksize=1)
+        while not tallies.ready() and time.monotonic() < deadline:
+            suite.at(f"{counter.value:,} of {lines + blobs:,} lines and blobs of this half")
+            tallies.wait(1)
+        for tally in tallies.get(0):
             total.add(tally)
     return total
 
@@ -516,12 +546,15 @@ def share(total: int, number: int) -> int:
     return total // FUZZERS + (number < total % FUZZERS)
 
 
-def running_room() -> contextlib.AbstractContextManager[ServerProcess]:
+@contextlib.contextmanager
+def running_room(tls: bool) -> Iterator[ServerProcess]:
     """Accounts are made by the thousand there, so they cost nothing; all else is as it is."""
-    options = ("--rate", "0", "--max-clients", str(len(PEOPLE)))
-    return running_server(
-        PEOPLE, options, program=altered_server({"HASH_COST": (1, 1, 1), "NEW_ACCOUNTS": 10**9})
-    )
+    program = altered_server({"HASH_COST": (1, 1, 1), "NEW_ACCOUNTS": 10**9})
+    with temporary_folder() as folder:
+        options = ["--rate", "0", "--max-clients", str(len(PEOPLE))]
+        options += tls_options(folder) if tls else []
+        with running_server(PEOPLE, options, program=program) as process:
+            yield process
 
 
 @contextlib.contextmanager
@@ -543,10 +576,10 @@ def talking_witnesses(process: ServerProcess) -> Iterator[list[Witness]]:
                 thread.join(PATIENCE)
 
 
-def lines_and_blobs(lines: int, blobs: int, seed: str) -> str:
+def lines_and_blobs(lines: int, blobs: int, seed: str, tls: bool) -> str:
     """Fuzz in two halves; return the figures, or raise AssertionError."""
     began = time.monotonic()
-    with running_room() as process:
+    with running_room(tls) as process:
         display = DisplayReader(process)
         with talking_witnesses(process) as witnesses:
             before = take_census(process.pid)
@@ -585,11 +618,12 @@ def main() -> int:
 
     def run(quick: bool) -> str:
         suite.progress(f"seed {options.seed}")
-        return lines_and_blobs(*(QUICK if quick else FULL), options.seed)
+        return lines_and_blobs(*(QUICK if quick else FULL), options.seed, options.tls)
 
     promise = "each line gets its reply, whatever it is, and the others talk on"
     cases = [suite.Case("lines-and-blobs", promise, run)]
     parser = suite.command_line("tests.long.fuzz", __doc__, cases)
+    parser.add_argument("--tls", action="store_true", help="over TLS")
     parser.add_argument("--seed", default=seed, help="to have the same lines as in another run")
     options = parser.parse_args()
     return suite.run(cases, options)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -351,6 +352,7 @@ TELNET = [
     b"\xff\xf4",
     b"\xff\xf1",
     b"\xff\xfb\n",
+    b"\xff\xfd\r\0",
     b"\xff\xfd\x06",
     b"\xff\xfd",
 ]
@@ -696,15 +698,16 @@ def lawful_users(data: bytes) -> dict[str, str] | int:
 
 @given(users_files)
 def only_defined_accounts_are_read(data: bytes) -> None:
-    """read_users takes what is defined, and names file, line and reason for anything else."""
+    """UsersFile takes what is defined, and names file, line and reason for anything else."""
     lawful = lawful_users(data)
     try:
-        users = server.read_users(data, "users.txt")
+        torn = server.torn_end(data)
+        users = server.UsersFile(data.removesuffix(torn), "users.txt")
     except server.AccountsError as error:
         assert re.fullmatch(rf"users\.txt:{lawful}: [^\n]+", str(error)), (str(error), lawful)
         event("refused")
         return
-    event("read, torn" if users.is_torn else "read")
+    event("read, torn" if torn else "read")
     assert users.records == lawful, (users.records, lawful)
 
 
@@ -748,13 +751,12 @@ def hold_loaded(folder: Path, data: bytes) -> None:
 
 
 def hold_mended(before: bytes, after: bytes, torn: bool) -> None:
-    """Hold a file to what loading may change: passwords hashed, a torn line made a comment."""
+    """Hold a file to what loading may change: passwords hashed, a torn line cut off."""
     old = before.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     new = after.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     if torn:
         assert new[-1] == ""
-        assert new[-2].startswith("# cut short by a crash: ")
-        old, new = old[: len(new) - 2], new[:-2]
+        old = [*old[: len(new) - 1], ""]
     assert len(old) == len(new)
     for was, line in zip(old, new, strict=True):
         account = lawful_account(line)
@@ -775,7 +777,7 @@ def hold_appended(path: Path, before: bytes) -> None:
     accounts.close()
     after = path.read_bytes()
     assert after.startswith(before)
-    assert server.read_users(after, "users.txt").records == known | {"Newcomer": CHEAP_HASH}
+    assert server.UsersFile(after, "users.txt").records == known | {"Newcomer": CHEAP_HASH}
 
 
 def hold_verified(accounts: server.Accounts, data: bytes) -> None:
@@ -814,7 +816,7 @@ class Edit:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path, self.clock = path, clock
         self.text = path.read_text() if path.exists() else ""
-        self.known = server.read_users(self.text.encode(), "users.txt").records
+        self.known = server.UsersFile(self.text.encode(), "users.txt").records
         self.added = ""
         self.rest: Callable[[], object] | None = None  # of a save that has begun
 
@@ -946,7 +948,7 @@ class Office:
         assert not self.mistakes, self.mistakes
         for records in (
             self.accounts.records,
-            server.read_users(self.path.read_bytes(), "users.txt").records,
+            server.UsersFile(self.path.read_bytes(), "users.txt").records,
         ):
             assert self.wanted <= set(records), (self.wanted - set(records), records)
             assert not self.unwanted & set(records), self.unwanted & set(records)
@@ -1055,9 +1057,23 @@ def examples(count: int, quick: bool) -> Iterator[None]:
         yield
 
 
+def counting(test: Callable[..., None], count: int) -> Callable[..., None]:
+    """Return a test that tells how many of its examples it has tried."""
+    tried = itertools.count(1)
+
+    @functools.wraps(test)
+    def counted(*arguments: object, **named: object) -> None:
+        suite.at(f"{next(tried)} of {count} examples")
+        test(*arguments, **named)
+
+    return counted
+
+
 def case_of(check: Callable[[], None], full: int, short: int) -> suite.Case:
     def run(quick: bool) -> str:
         count = short if quick else full
+        handle: Any = check
+        handle.hypothesis.inner_test = counting(handle.hypothesis.inner_test, count)
         with examples(count, quick):
             settings()(check)()  # the profile of now, not of when the property was defined
         return f"{count} examples"

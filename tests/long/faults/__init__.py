@@ -16,6 +16,7 @@ from tests.long.faults import (
     clients,
     display,
     door,
+    encryption,
     endings,
     floods,
     limits,
@@ -39,5 +40,6 @@ KINDS = (
     floods,
     stopping,
     endings,
+    encryption,
 )
 FAULTS = [fault for kind in KINDS for fault in vars(kind).values() if isinstance(fault, Fault)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
+import unittest
 from collections.abc import Sequence
 
 import tests.long.faults
@@ -15,9 +17,13 @@ from tests.long.faults.witnesses import Trip
 stages: dict[str, Stage] = {}  # of the faults so far, for the table
 
 
-def case_of(fault: Fault) -> suite.Case:
+def case_of(fault: Fault, options: argparse.Namespace) -> suite.Case:
+    """options: the command line's, once it is known."""
+
     def run(quick: bool) -> str:
-        stage = stages[fault.name] = Stage(quick)
+        stage = stages[fault.name] = Stage(quick, options.tls)
+        if options.tls and fault.plain_only:
+            raise unittest.SkipTest(fault.plain_only)
         fault.build(stage)
         return "; ".join(stage.notes)
 
@@ -44,8 +50,11 @@ def milliseconds(trips: Sequence[Trip]) -> str:
 
 
 def main() -> int:
-    cases = [case_of(fault) for fault in FAULTS]
-    options = suite.command_line("tests.long.faults", tests.long.faults.__doc__, cases).parse_args()
+    options = argparse.Namespace()
+    cases = [case_of(fault, options) for fault in FAULTS]
+    parser = suite.command_line("tests.long.faults", tests.long.faults.__doc__, cases)
+    parser.add_argument("--tls", action="store_true", help="in rooms that are encrypted")
+    parser.parse_args(namespace=options)
     return suite.run(cases, options, print_table)
 
 

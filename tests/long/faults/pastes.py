@@ -107,7 +107,9 @@ def client(scene: Scene) -> Iterator[Terminal]:
     """Log Tom in with client.py on a pseudo-terminal."""
     if Terminal is None:
         raise unittest.SkipTest("there are no pseudo-terminals here")
-    terminal = Terminal(RealServer(scene.server.port))
+    certificate = scene.server.certificate
+    options = ("--tls-ca", certificate) if certificate else ()
+    terminal = Terminal(RealServer(scene.server.port), options=options)
     try:
         terminal.expect("> ")
         terminal.type(f"login Tom {CHEAP_PASSWORD}\r")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.helpers.census import Census, settle, take_census
+from tests.helpers.certificates import tls_options
 from tests.helpers.process import (
     AS_IT_IS,
     CHEAP_HASH,
@@ -29,6 +30,7 @@ from tests.helpers.process import (
 )
 from tests.helpers.suite import name_of
 from tests.helpers.talker import Talker
+from tests.helpers.tls_socket import TlsSocket
 from tests.long.faults.witnesses import PING, PONG, Trip, Witnesses
 
 DELAY_LIMIT = 1.0  # seconds for a round trip; gross, as the machine may be busy with other things
@@ -51,16 +53,6 @@ SMALL_DOOR = ("--max-clients", "100")  # options with which 100 may wait at the 
 Number = TypeVar("Number", int, float)
 
 
-class Stranger(Talker):
-    """A talker that comes from an address of its own: any 127.x.y.z is this machine."""
-
-    def __init__(self, server: ServerProcess, source: str) -> None:
-        self.socket = socket.create_connection(
-            (server.host, server.port), PATIENCE, source_address=(source, 0)
-        )
-        self.buffer = b""
-
-
 def is_who(line: str) -> bool:
     return line.startswith(f"{PING}, {PONG}")
 
@@ -80,8 +72,21 @@ class Scene:
         self.talkers.append(self.server.connect(receive_buffer=receive_buffer))
         return self.talkers[-1]
 
+    def connect_and_settle(self, source: str = "") -> Talker:
+        """Connect until it lasts: over TLS, who is evicted within its handshake is told nothing."""
+        while True:
+            try:
+                talker = self.server.connect(source=source)
+                if isinstance(talker.socket, TlsSocket):
+                    talker.socket.settle()
+            except ConnectionError:
+                continue
+            self.talkers.append(talker)
+            return talker
+
     def connect_from(self, source: str) -> Talker:
-        self.talkers.append(Stranger(self.server, source))
+        """source: an address of its own: any 127.x.y.z is this machine."""
+        self.talkers.append(self.server.connect(source=source))
         return self.talkers[-1]
 
     def login(self, userid: str, *, receive_buffer: int = 0) -> Talker:
@@ -154,6 +159,7 @@ class Stage:
     """How long a fault may take, and where its figures go."""
 
     quick: bool
+    tls: bool = False  # all rooms are encrypted
     quiet: list[Trip] = field(default_factory=list)
     trips: list[Trip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -182,21 +188,27 @@ class Stage:
         prefix: Sequence[str] = (),
         private: bool = False,
         folder: Path | None = None,
+        tls: bool = False,
     ) -> Iterator[Scene]:
         """Run a server with witnesses; stop it afterwards and check that it was sound to the end.
 
         record: hash of the password of all users but the witnesses; constants: of server.py, to be
         other than they are; first, patch: see altered_server; prefix: command to run the server
-        with; private: the witnesses talk to each other alone; folder: for users.txt.
+        with; private: the witnesses talk to each other alone; folder: for users.txt; tls: the room
+        is encrypted, as all are with --tls.
         """
-        with contextlib.nullcontext(folder) if folder else temporary_folder() as place:
+        with (
+            contextlib.nullcontext(folder) if folder else temporary_folder() as place,
+            temporary_folder() as certificates,
+        ):
+            encryption = tls_options(certificates) if tls or self.tls else ()
             users = place / "users.txt"
             write_cheap_users(users, (PING, PONG))
             with users.open("a") as file:
                 file.writelines(f"({userid}, {record})\n" for userid in userids)
             server = ServerProcess(
                 users,
-                ("--max-clients", "2000", "--rate", str(rate), *options),
+                ("--max-clients", "2000", "--rate", str(rate), *encryption, *options),
                 program=[*prefix, *self._program(constants or {}, first, patch)],
             )
             scene = None
@@ -229,16 +241,19 @@ class Fault:
     promise: str  # which `build` asserts
     build: Callable[[Stage], None]
     fast: bool
+    plain_only: str  # why it makes no sense over TLS, if that is so
 
 
-def fault(promise: str, *, fast: bool = False) -> Callable[[Callable[[Stage], None]], Fault]:
+def fault(
+    promise: str, *, fast: bool = False, plain_only: str = ""
+) -> Callable[[Callable[[Stage], None]], Fault]:
     """Make a fault of a function, named after it.
 
     fast: it is tested in the fast row as well, in short: it is quick, and does not measure CPU.
     """
 
     def make(build: Callable[[Stage], None]) -> Fault:
-        return Fault(name_of(build), promise, build, fast)
+        return Fault(name_of(build), promise, build, fast, plain_only)
 
     return make
 

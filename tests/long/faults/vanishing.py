@@ -68,8 +68,8 @@ def vanishes(stage: Stage) -> None:
         tom = scene.login("Tom")
         before = scene.census()
         enter = ("ip", "netns", "exec", namespace)
-        port = str(scene.server.port)
-        peers = [run_here(sit, (OUTSIDE, port, name), enter) for name in ("Idle", "Busy")]
+        address = (OUTSIDE, str(scene.server.port), scene.server.certificate)
+        peers = [run_here(sit, (*address, name), enter) for name in ("Idle", "Busy")]
         try:
             scene.shown("(Idle|Busy) login\\.")
             scene.shown("(Idle|Busy) login\\.")
@@ -90,9 +90,9 @@ def vanishes(stage: Stage) -> None:
             stage.note("with keepalive after 2 s and TCP_USER_TIMEOUT of 5 s")
 
 
-def sit(host: str, port: str, userid: str) -> None:
+def sit(host: str, port: str, certificate: str, userid: str) -> None:
     """Be a client that only reads."""
-    with Talker(host, int(port)) as talker:
+    with Talker(host, int(port), certificate=certificate) as talker:
         talker.socket.settimeout(None)
         talker.send(f"login {userid} {CHEAP_PASSWORD}")
         while talker.line() is not None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tests.helpers.process import (
     CHEAP_PASSWORD,
@@ -23,11 +24,12 @@ from tests.helpers.talker import Talker
 PING, PONG = "Anna", "Bert"
 
 
-def play(host: str, port: str, pause: str, recipient: str) -> None:
+def play(host: str, port: str, certificate: str, pause: str, recipient: str) -> None:
     """Be the two witnesses: print when each round trip began and how long it took, in seconds."""
     heard = "" if recipient == "all" else f" (to {recipient})"
     over = contextlib.suppress(AssertionError, OSError)  # the server has stopped
-    with over, Talker(host, int(port)) as ping, Talker(host, int(port)) as pong:
+    connect = partial(Talker, host, int(port), certificate=certificate)
+    with over, connect() as ping, connect() as pong:
         for talker, userid in ((ping, PING), (pong, PONG)):
             talker.send(f"login {userid} {CHEAP_PASSWORD}")
             talker.until("login confirmed")
@@ -49,7 +51,8 @@ class Trip:
 
 class Witnesses:
     def __init__(self, server: ServerProcess, pause: float, private: bool) -> None:
-        arguments = (server.host, str(server.port), str(pause), PONG if private else "all")
+        address = (server.host, str(server.port), server.certificate)
+        arguments = (*address, str(pause), PONG if private else "all")
         self.process = run_here(play, arguments)
         assert self.process.stdout is not None
         self.reader = LineReader(self.process.stdout)

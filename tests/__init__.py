@@ -9,6 +9,7 @@ loops too. Needs only Python; a test that wants nc, git, setpriv or /proc is ski
     test_room       who is in, who hears what in which order; the courier, without network   0.1 s
     test_wire       the replies to the letter, any cutting of the bytes, one order for all   3 s
     test_start      starting, options, the log, stopping, what a system lacks                3 s
+    test_console    what the client makes of the keys of Windows' console                    0.1 s
     test_client     the client's parts, and the client in a pipe                             2 s
     test_terminal   the client at a terminal: keys, history, resizing, every way to end      4 s
     test_tls        encryption: refusals, promises, and Tls without a socket; openssl         2 s
@@ -25,7 +26,8 @@ What they share is in helpers/, and is no test:
     cases           the table of lines and refusals to which both programs are held
     fake_server     a server that says what a test tells it, for the client
     terminal        a pseudo-terminal with a client on it
-    suite           the command line of the suites in long/, and their progress
+    windows_client  the client in Wine's console, told that it obeys escape sequences
+    suite           the command line of the suites in long/
 
 The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev group (quick, in full):
 
@@ -35,6 +37,7 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     crash           kill -9 at every step; 100,000 accounts; other tools' hashes;
                     passlib                                                             6 s,  2 min
     screen          the picture on the terminal, cell by cell; pyte, tmux              30 s,  3 min
+    windows_client  the client on Windows: Wine with the real Python, tmux; else skipped  20 s, 20 s
     foreign         telnet, PuTTY, nc, curl, ssh as clients; openssl, ncat, socat, gnutls-cli
                     over TLS; editors on users.txt; logrotate; README's unit and container;
                     Debian's packages, else these skip                                 30 s,  3 min

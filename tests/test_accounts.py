@@ -14,6 +14,7 @@ import threading
 import time
 import unittest
 from collections.abc import Callable, Sequence
+from functools import partial
 from unittest import mock
 
 import server
@@ -418,7 +419,7 @@ class AccountsTest(unittest.TestCase):
     def test_a_file_that_became_wrong_or_is_gone_before_it_was_hashed_is_left_alone(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
         mistake = "(Beth, Beth33)\nnonsense\n"
-        for spoil in (lambda: self.save(mistake), self.path.unlink):
+        for spoil in (partial(self.save, mistake), self.path.unlink):
             self.save("(Beth, Beth33)\n")
             accounts.refresh()
             spoil()

@@ -247,6 +247,9 @@ class AccountsTest(unittest.TestCase):
                 text = f"# mine\n{line}"
                 self.assertIn(f"users.txt:2: {reason}", self.refusal(text))
                 self.assertEqual(self.path.read_text(), text)
+        windows = "(Tom, Tom11)".encode("utf-16")
+        self.assertIn("users.txt:1: ", self.refusal(windows))
+        self.assertEqual(self.path.read_bytes(), windows)
         text = "(Tom, Tom11)\r(Beth, Beth33)\r"
         self.assertIn("users.txt:1: ", self.refusal(text))
         self.assertEqual(self.path.read_bytes().decode(), text)
@@ -411,6 +414,21 @@ class AccountsTest(unittest.TestCase):
         accounts.tidy(self.no_hashing)
         accounts.close()
         self.assertTrue(self.load().verify("Mike", "Mike44"))
+
+    def test_a_file_that_became_wrong_or_is_gone_before_it_was_hashed_is_left_alone(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        mistake = "(Beth, Beth33)\nnonsense\n"
+        for spoil in (lambda: self.save(mistake), self.path.unlink):
+            self.save("(Beth, Beth33)\n")
+            accounts.refresh()
+            spoil()
+            with mock.patch("server.SETTLED_SECONDS", 0.0):
+                accounts.tidy(self.no_hashing)
+            self.assertTrue(accounts.verify("Beth", "Beth33"))
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertNotIn("Beth33", self.path.read_text())
 
     def test_an_edit_while_passwords_are_hashed_is_not_overwritten(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")

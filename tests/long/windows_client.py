@@ -227,7 +227,7 @@ def paste_is_its_lines(quick: bool) -> str:
 
 
 def ctrl_z_and_ctrl_c_end_it(quick: bool) -> str:
-    """Ctrl-Z and Ctrl-C on an empty line log out; the console's modes are given back."""
+    """Ctrl-Z, Ctrl-C and Ctrl-D on an empty line log out, and the client ends."""
     for key in ("C-z", "C-c", "C-d"):
         with FakeServer() as server, pane(server, setting="stty susp undef;") as shown:
             shown.type("", key)

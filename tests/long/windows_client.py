@@ -40,7 +40,7 @@ def windows_python() -> str:
     for program in ("wine", "tmux"):
         if not shutil.which(program):
             raise unittest.SkipTest(f"{program} is not installed")
-    FOLDER.mkdir()
+    FOLDER.mkdir(exist_ok=True)
     download = [
         sys.executable,
         "-m",
@@ -72,20 +72,16 @@ def windows_python() -> str:
 class Pane:
     """A Windows client in a pane of a tmux server of our own."""
 
-    def __init__(
-        self, port: int, *, escapes: bool = True, setting: str = "", piped: str = ""
-    ) -> None:
-        """escapes: as in a console that obeys them; setting: of stty; piped: what it reads from."""
+    def __init__(self, port: int, *, escapes: bool = True, setting: str = "") -> None:
+        """escapes: as in a console that obeys them; setting: of stty."""
         self.folder = tempfile.mkdtemp(prefix="chatroom-")
         program = str(LAUNCHER) if escapes else str(CLIENT)
         client = f"{windows_python()} {program} --port {port}"
         # Ctrl-C is a signal for all of the job: what draws must outlive it.
-        cat = " 2>&1 | (trap '' INT; cat)" if escapes or piped else ""
+        cat = " 2>&1 | (trap '' INT; cat)" if escapes else ""
         terminal = "" if escapes else "TERM=dumb "
         # The shell, too, goes on after Ctrl-C.
-        self.command = (
-            f"trap : INT; {setting} {piped} {terminal}{client}{cat}; echo the end; sleep 600"
-        )
+        self.command = f"trap : INT; {setting} {terminal}{client}{cat}; echo the end; sleep 600"
         size = ("-x", str(COLUMNS), "-y", "24")
         self.run("-f", os.devnull, "new-session", "-d", *size, self.command)
 
@@ -231,7 +227,7 @@ def paste_is_its_lines(quick: bool) -> str:
 
 
 def ctrl_z_and_ctrl_c_end_it(quick: bool) -> str:
-    """Ctrl-Z and Ctrl-C on an empty line log out; the console's modes are given back."""
+    """Ctrl-Z, Ctrl-C and Ctrl-D on an empty line log out, and the client ends."""
     for key in ("C-z", "C-c", "C-d"):
         with FakeServer() as server, pane(server, setting="stty susp undef;") as shown:
             shown.type("", key)

@@ -196,6 +196,8 @@ class Tls:
                 self.is_open = True
             while piece := self.ends.read(TLS_RECORD):
                 text += piece
+                if not (self.ends.pending() or self.incoming.pending):
+                    return text
             self.has_ended = True
         return text
 
@@ -205,11 +207,12 @@ class Tls:
         is_last: nothing more will come, and the other side is told so (close_notify).
         """
         with self.lock:
-            if not self.has_begun:
+            if self.is_open and data:
+                sent = self.ends.write(data)
+                while sent < len(data):
+                    sent += self.ends.write(memoryview(data)[sent:])
+            elif not self.has_begun:
                 return data
-            rest = memoryview(data)
-            while rest and self.is_open:
-                rest = rest[self.ends.write(rest) :]
             if is_last and self.is_open:
                 with contextlib.suppress(self.wants_more):  # for the other side's, which may come
                     self.ends.unwrap()
@@ -1138,17 +1141,26 @@ class Connection:
         if self.is_broken:
             return
         try:
-            # Sealed or not, a line that was begun must be ended: so none is before it can be.
-            if self.unsent and not self.under_way and select.select([], [self.socket], [], 0)[1]:
-                self.under_way = self.tls.sealed(self.unsent) if self.tls else self.unsent
-                self.begun.append((self.unsent, len(self.under_way)))
-                self.unsent = b""
+            if self.unsent and not self.under_way:
+                self.begin_line()
             if self.under_way:
                 self.under_way = self.under_way[self.socket.send(self.under_way) :]
         except BlockingIOError:
             pass
         except OSError:
             self.is_broken = True
+
+    def begin_line(self) -> None:
+        """Send the first of a line; its rest must follow. Raises BlockingIOError, OSError."""
+        if self.tls is None:
+            line = self.unsent
+            sent = self.socket.send(line)
+        elif select.select([], [self.socket], [], 0)[1]:  # as nothing that is sealed can be dropped
+            line, sent = self.tls.sealed(self.unsent), 0
+        else:
+            return
+        self.begun.append((self.unsent, len(line)))
+        self.unsent, self.under_way = b"", line[sent:]
 
     def has_unsent(self) -> bool:
         return bool(self.unsent or self.under_way)

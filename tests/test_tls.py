@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import client
 import server
+from tests.helpers.census import eventually
 from tests.helpers.certificates import make_certificate, openssl
 from tests.helpers.fake_server import FakeServer
 from tests.helpers.process import (
@@ -36,7 +37,7 @@ from tests.helpers.process import (
 )
 from tests.helpers.talker import Talker
 
-NO_PAIR = "no certificate and its key in PEM form."
+NO_PAIR = "no certificate and its key in PEM form"
 ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
 LOGIN = f"login Tom {CHEAP_PASSWORD}\n".encode()
 
@@ -200,10 +201,13 @@ class StartTest(unittest.TestCase):
 
     def test_what_is_no_certificate_is_refused(self) -> None:
         users = Shared.folder / "users.txt"
-        self.assertEqual(self.refusal(users), f"{users}: {NO_PAIR}")
+        refusal = self.refusal(users, Shared.key)
+        self.assertEqual(refusal, f"{Shared.key}: {NO_PAIR}.")
 
     def test_a_certificate_without_its_key_is_refused(self) -> None:
-        self.assertEqual(self.refusal(Shared.certificate), f"{Shared.certificate}: {NO_PAIR}")
+        cure = "Name the key with --tls-key, if it is in another file."
+        refusal = self.refusal(Shared.certificate)
+        self.assertEqual(refusal, f"{Shared.certificate}: {NO_PAIR}. {cure}")
 
     def test_a_key_that_does_not_match_is_refused(self) -> None:
         _, other = make_certificate(Shared.folder, "other")
@@ -227,7 +231,7 @@ class ClientTest(unittest.TestCase):
     """Against a server that is played by the test, but for the first and the last."""
 
     def setUp(self) -> None:
-        self.fake = self.enterContext(FakeServer())
+        self.fake = self.enterContext(FakeServer(4096))
         self.threads = self.enterContext(ThreadPoolExecutor())
 
     def options(self, trusted: Path | None) -> SimpleNamespace:
@@ -325,6 +329,22 @@ class ClientTest(unittest.TestCase):
         future = self.connect(Shared.certificate)
         self.shake_hands("cert", at_a_time=1)
         future.result(PATIENCE).reset()
+
+    def test_lines_that_did_not_arrive_are_named_whole(self) -> None:
+        future = self.connect(Shared.certificate)
+        self.shake_hands("cert")
+        connection = future.result(PATIENCE)
+        sent = [b"login Tom Tom11"]
+        connection.send(sent[0])
+        eventually(lambda: not connection.undelivered(), "the login has arrived")
+        while not connection.has_unsent():
+            sent.append(f"send all {len(sent)} {'x' * 200}".encode())
+            connection.send(sent[-1])
+        lines = connection.undelivered()
+        self.assertIn(sent[-1], lines)
+        self.assertEqual(lines, sent[-len(lines) :])
+        self.assertLess(len(lines), len(sent))
+        connection.reset()
 
     def test_a_plain_client_reads_what_to_use(self) -> None:
         result = run_client(typed=LOGIN)

@@ -349,7 +349,7 @@ class Fuzzer:
                 ready = selector.select(PATIENCE)
                 assert ready, f"nothing moves; last seen: {bytes(received[-200:])!r}"
                 # Others talk on, so that something can always be read.
-                assert time.monotonic() < deadline, f"{len(view)} bytes are not taken any more"
+                assert time.monotonic() < deadline, f"no more replies; {len(view)} bytes to go"
                 with contextlib.suppress(BlockingIOError):  # a record of TLS that is not whole yet
                     if ready[0][1] & selectors.EVENT_READ:
                         piece = connection.recv(65536)

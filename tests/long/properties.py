@@ -16,10 +16,12 @@ import itertools
 import math
 import os
 import re
+import ssl
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import IO, Any
 from unittest import mock
 
@@ -30,6 +32,7 @@ import client
 import server
 from tests.helpers import suite
 from tests.helpers.cases import CASES, LOGIN_FIRST, SERVER_ONLY
+from tests.helpers.certificates import make_certificate
 from tests.helpers.grammar import OVERLONG, Stream, understood
 from tests.helpers.process import CHEAP_HASH, temporary_folder
 
@@ -1015,6 +1018,46 @@ def no_account_is_lost_to_an_editor(story: list[tuple[Any, ...]]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# Encryption: bytes to bytes, without a socket.
+# --------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return what the server encrypts with, and what the client trusts."""
+    with temporary_folder() as folder:
+        certificate, key = make_certificate(folder)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        return server.encrypt(certificate, key), trusting
+
+
+@given(st.lists(st.binary(max_size=40_000), max_size=6), st.randoms(use_true_random=False))
+def encryption_gives_back_the_text_however_it_was_cut(texts: list[bytes], chance: Random) -> None:
+    """What was said is heard, the handshake included, wherever the bytes on the wire were cut."""
+    ours, theirs = contexts()
+    ends = server.Tls(ours), client.Tls(theirs, "localhost")
+
+    def carry(wire: bytes, end: server.Tls | client.Tls) -> bytes:
+        text = b""
+        while wire:
+            size = chance.choice([1, 5, 100, 1024, 20_000])
+            text += end.opened(wire[:size])
+            wire = wire[size:]
+        return text
+
+    ends[1].opened(b"")
+    while not (ends[0].is_open and ends[1].is_open):
+        assert carry(ends[1].sealed(b"lost\n" if not ends[1].is_open else b""), ends[0]) == b""
+        assert carry(ends[0].sealed(b""), ends[1]) == b""
+    for sender, receiver in (ends, ends[::-1]):
+        wire = b"".join([sender.sealed(text) for text in texts])
+        assert carry(wire, receiver) == b"".join(texts)
+        assert not receiver.has_ended
+    carry(ends[1].sealed(b"", is_last=True), ends[0])
+    assert ends[0].has_ended
+
+
+# --------------------------------------------------------------------------------------------------
 # All of them, with as many examples as there is time for.
 # --------------------------------------------------------------------------------------------------
 
@@ -1035,6 +1078,7 @@ PROPERTIES: list[tuple[Callable[[], None], int, int]] = [
     (loading_mends_and_keeps, 2_000, 150),
     (any_beginning_of_an_own_line_is_set_aside, 3_000, 200),
     (no_account_is_lost_to_an_editor, 3_000, 150),
+    (encryption_gives_back_the_text_however_it_was_cut, 3_000, 100),
 ]
 
 

@@ -79,7 +79,7 @@ def display_stuck(stage: Stage) -> None:
         )
 
 
-@fault("--log /dev/full: shown once, the room goes on", fast=True)
+@fault("--log /dev/full: shown once, the room goes on")
 def log_full(stage: Stage) -> None:
     if not Path("/dev/full").exists():
         raise unittest.SkipTest("there is no /dev/full")

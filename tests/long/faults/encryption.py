@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
+import functools
 import hashlib
 import hmac
 import itertools
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tests.helpers.census import eventually
 from tests.helpers.process import CHEAP_PASSWORD, PATIENCE, ServerProcess
 from tests.helpers.talker import Talker
 from tests.helpers.tls_socket import TlsSocket
@@ -38,10 +40,12 @@ ENCRYPTED = b"Denied. This room is encrypted. Use: python client.py --tls\n"
 TLS_1_2, TLS_1_3 = 0x0303, 0x0304
 
 
+@functools.cache
 def hello() -> bytes:
     """Return what a client says first."""
     outgoing = ssl.MemoryBIO()
-    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="x")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
@@ -72,7 +76,7 @@ def secured(talker: Talker) -> TlsSocket:
 def tls_stalls(stage: Stage) -> None:
     seconds = stage.choose(1, 10)
     constants = {"HANDSHAKE_SECONDS": seconds} if stage.quick else {}
-    count = stage.choose(10, 30)
+    count = stage.choose(10, 18)
     with stage.scene(("Tom",), SMALL_DOOR, tls=True, constants=constants) as scene:
         before = scene.census()
         began = time.monotonic()
@@ -281,6 +285,7 @@ def flood_with_key_updates(stage: Stage, reads: bool) -> None:
             client.write(b"who\n")
             client.wait_for(b"Denied. Please login first.\n")
             with meanwhile(partial(update, client)):
+                time.sleep(0.7)  # until its burst is used up
                 spent = -scene.cpu()
                 time.sleep(seconds)
                 now = scene.census()
@@ -289,9 +294,9 @@ def flood_with_key_updates(stage: Stage, reads: bool) -> None:
         grown = now.memory - before.memory
         assert grown < 8 << 20, f"memory grew by {mebibytes(grown)}"
         share = spent / seconds
-        assert share < 0.5, f"{share:.2f} s of CPU a second"
+        assert share < 0.4, f"{share:.2f} s of CPU a second"
         stage.note(
-            f"answers {'' if reads else 'not '}read: {next(updates) / seconds:.0f} a second, "
+            f"answers {'' if reads else 'not '}read: {next(updates)} in {seconds + 0.7:.0f} s, "
             f"server CPU {share:.2f} s a second, memory +{mebibytes(max(0, grown))}"
         )
 
@@ -381,6 +386,7 @@ def tls_empty_records(stage: Stage) -> None:
                         next(sent)
 
             with meanwhile(flood):
+                time.sleep(0.5)  # until its burst is used up
                 spent = -scene.cpu()
                 time.sleep(seconds)
                 spent += scene.cpu()
@@ -390,7 +396,7 @@ def tls_empty_records(stage: Stage) -> None:
                 read_to_end(endless.socket)
         scene.settle(before)
         share = spent / seconds
-        assert share < 0.5, f"{share:.2f} s of CPU a second"
+        assert share < 0.4, f"{share:.2f} s of CPU a second"
         stage.note(f"{30 * next(sent) / seconds:.0f} a second, server CPU {share:.2f} s a second")
 
 
@@ -504,11 +510,13 @@ def tls_idle_crowd(stage: Stage) -> None:
             typist.send_bytes(typed)
             typist.expect("login confirmed")
             most = scene.census()
-            scene.settle(before, more=100)  # the typist, and a door that was full with him
+            eventually(  # the typist, and a full door
+                lambda: scene.census().threads <= before.threads + 101, "the evicted have gone"
+            )
         scene.hang_up()
         scene.settle(before)
-        each = (most.memory - before.memory) / 100
-        stage.note(f"{count} of them; the typist got in; {each / 1000:.0f} kB for each that stays")
+        grown = mebibytes(most.memory - before.memory)
+        stage.note(f"{count} of them, 100 of which stay; the typist got in; memory +{grown}")
 
 
 @fault("200 users over TLS who only listen: memory for each, and what 30 s of silence cost")

@@ -92,7 +92,7 @@ def reconnecting(stage: Stage) -> None:
         )
 
 
-@fault("101 idle connections from one address: whoever types a login elsewhere stays", fast=True)
+@fault("101 idle connections from one address: whoever types a login elsewhere stays")
 def idle_crowd(stage: Stage) -> None:
     with stage.scene(("Tom",), SMALL_DOOR) as scene:
         before = scene.census()

@@ -1516,14 +1516,11 @@ class Client:
         """Read and obey a line; tell whether there is more to come. Raises OutputClosed."""
         try:
             line = self.reader.read_line()
+            while self.connection.has_ended and not self.is_lost:  # until Gone, which is on its way
+                self.terminal.wait(keyboard=False)
             if line is None:
                 return False
-            if self.is_lost:
-                return self.connect_again(line)
-            if self.connection.has_ended:
-                while True:  # until Gone, which is on its way
-                    self.terminal.wait(keyboard=False)
-            return self.obey(line)
+            return self.connect_again(line) if self.is_lost else self.obey(line)
         except Denied as refusal:
             self.screen.show([str(refusal)])
             if isinstance(refusal, UnknownCommand) and self.terminal.is_terminal:

@@ -431,6 +431,23 @@ class AccountsTest(unittest.TestCase):
             accounts.tidy(server.hash_passwords)
         self.assertNotIn("Beth33", self.path.read_text())
 
+    def test_an_account_that_hangs_on_half_a_line_of_an_editors_is_written_again(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        write, half_lines = server.write_synced, ["(Half, pass"]
+
+        def write_behind(file: int, data: bytes) -> None:
+            with self.path.open("a") as editor:
+                editor.write(half_lines.pop() if half_lines else "")
+            write(file, data)
+
+        record = server.hash_password("Mike44")
+        with (
+            mock.patch("server.write_synced", write_behind),
+            mock.patch("server.SETTLED_SECONDS", 0),
+        ):
+            self.assertTrue(accounts.add("Mike", record))
+        self.assertIn(f"(Mike, {record})", self.path.read_text().splitlines())
+
     def test_an_edit_while_passwords_are_hashed_is_not_overwritten(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
         self.save("(Beth, Beth33)\n")

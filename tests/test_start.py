@@ -16,7 +16,9 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
+import server
 from tests.helpers.census import eventually
 from tests.helpers.process import (
     CHEAP_PASSWORD,
@@ -212,6 +214,15 @@ class ProgramTest(ServerTest):
                 with running.login(userid, password):
                     pass
         self.assertEqual((folder / "users.txt").read_bytes(), shipped_users())
+
+
+class StopTest(unittest.TestCase):
+    def test_a_signals_handler_takes_no_lock_as_it_may_interrupt_itself(self) -> None:
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        room = server.Server.__new__(server.Server)
+        with mock.patch("threading.Event.set", side_effect=AssertionError("a lock")):
+            room._on_stop(signal.SIGTERM, None)
+        self.assertTrue(room.is_told_to_stop)
 
 
 class OpeningTest(ServerTest):

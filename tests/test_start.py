@@ -321,7 +321,8 @@ class RefusalTest(ServerTest):
         folder = self.enterContext(temporary_folder())
         os.mkfifo(folder / "fifo")
         for log in (folder / "fifo", folder):
-            ended = run_server("--log", str(log), "--users", str(folder / "users.txt"))
+            users = str(folder / "users.txt")
+            ended = run_server("--port", "0", "--log", str(log), "--users", users)
             self.assertEqual((ended.returncode, ended.stdout), (1, ""))
             self.assertRegex(ended.stderr, rf"^server\.py: {log}: [^\n]+\.\n$")
 

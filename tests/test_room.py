@@ -19,6 +19,7 @@ class Listener:
         self.room = room
         self.ours, theirs = socket.socketpair()
         self.ours.settimeout(15)
+        theirs.setblocking(bool(server.DONT_WAIT))
         self.lost: list[str] = []
         outbox = server.Outbox(theirs, self.lose)
         network = server.network_of(host)
@@ -342,6 +343,7 @@ class TurnTest(unittest.TestCase):
         self.addCleanup(self.close_all)
         self.ours, theirs = socket.socketpair()
         self.ours.settimeout(15)
+        theirs.setblocking(bool(server.DONT_WAIT))
         self.outbox = server.Outbox(theirs, lambda reason: None)
 
     def close_all(self) -> None:

@@ -50,7 +50,6 @@ hashlib.scrypt = scrypt
 # As on Windows.
 WITHOUT_UNIX = """
 import socket
-sys.modules["fcntl"] = sys.modules["resource"] = None
 del socket.MSG_DONTWAIT
 """
 
@@ -73,7 +72,7 @@ class ProgramTest(ServerTest):
                     tom.send("send Tom last words")
                     tom.expect("Tom (to Tom): last words")
                     waiting.ask("who")  # the server knows of it by now
-                    running.process.send_signal(number)
+                    running.send_signal(number)
                     self.assertEqual(tom.rest(), ["The server is shutting down."])
                     self.assertEqual(waiting.rest(), ["The server is shutting down."])
                 self.assertEqual(running.process.wait(PATIENCE), 0)
@@ -341,7 +340,7 @@ class SystemTest(ServerTest):
         log = folder / "room.log"
         running = self.start(options=("--log", str(log)))
         (tom,) = self.login(running, "Tom")
-        running.process.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGHUP)
         self.assertEqual(tom.ask("who"), "Tom")
         self.login(running, "Beth")
         self.wait_for(log, "Beth login.")
@@ -353,7 +352,7 @@ class SystemTest(ServerTest):
         running = ServerProcess(folder / "users.txt", stdin=slave)
         try:
             with running.login("Tom") as tom:
-                running.process.send_signal(signal.SIGHUP)
+                running.send_signal(signal.SIGHUP)
                 self.assertEqual(tom.rest(), ["The server is shutting down."])
             self.assertEqual(running.process.wait(PATIENCE), 0)
         finally:
@@ -365,7 +364,7 @@ class SystemTest(ServerTest):
         program = altered_server(first="import signal; signal.signal(2, signal.SIG_IGN)")
         running = self.start(program=program)
         (tom,) = self.login(running, "Tom")
-        running.process.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
         self.assertEqual(tom.ask("who"), "Tom")
         self.assertEqual(running.stop(signal.SIGTERM), 0)
 
@@ -439,7 +438,7 @@ class PortableTest(ServerTest):
             tom.expect("Beth joins.")
             beth.send("send all hello")
             tom.expect("Beth: hello")
-            running.process.send_signal(signal.SIGINT)
+            running.send_signal(signal.SIGINT)
             self.assertEqual(beth.rest(), ["The server is shutting down."])
             tom.close()
             beth.close()

@@ -36,7 +36,20 @@ CHEAP_HASH = (
 CHEAP_PASSWORD = "secret"
 
 
-AS_IT_IS = (sys.executable, str(SERVER))
+# Windows sends a Ctrl-C to all at a console, so also to the tests. There the signals come to the
+# server alone: it is started with a thread that raises those that come in on standard input.
+RAISE_SIGNALS = """
+import signal, sys, threading
+def raise_signals():
+    for line in sys.stdin:
+        signal.raise_signal(int(line))
+threading.Thread(target=raise_signals, daemon=True).start()
+"""
+IS_WINDOWS = os.name == "nt"
+AS_IT_IS: tuple[str, ...] = (sys.executable, str(SERVER))
+if IS_WINDOWS:
+    run = f"import runpy\nrunpy.run_path({str(SERVER)!r}, run_name='__main__')"
+    AS_IT_IS = (sys.executable, "-c", RAISE_SIGNALS + run)
 
 
 def child_environment() -> dict[str, str]:
@@ -53,6 +66,7 @@ def altered_server(
     constants: of server.py, to be other than they are; first: Python to run before server.py is
     imported; patch: Python to run after that, which finds it as `server`. Both find `os` and `sys`.
     """
+    first = RAISE_SIGNALS + first if IS_WINDOWS else first
     lines = ["import os, sys", first, f"sys.path.insert(0, {str(ROOT)!r})", "import server"]
     for name, value in (constants or {}).items():
         lines.append(f"assert hasattr(server, {name!r}), 'server.py has no {name}'")
@@ -75,7 +89,7 @@ class LineReader:
 
     def _run(self) -> None:
         for line in self._stream:
-            self._news.put(line.decode().rstrip("\n"))
+            self._news.put(line.decode().rstrip("\r\n"))
         self._news.put(None)
 
     def next(self, timeout: float = PATIENCE) -> str | None:
@@ -133,7 +147,7 @@ class ServerProcess:
         )
         self.process = subprocess.Popen(
             [*program, "--port", "0", "--users", str(users), *options],
-            stdin=stdin,
+            stdin=subprocess.PIPE if IS_WINDOWS else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(),
@@ -172,16 +186,26 @@ class ServerProcess:
         talker.expect("login confirmed")
         return talker
 
+    def send_signal(self, number: int) -> None:
+        if IS_WINDOWS:
+            assert self.process.stdin is not None
+            self.process.stdin.write(f"{number}\n".encode())
+            self.process.stdin.flush()
+        else:
+            self.process.send_signal(number)
+
     def stop(self, number: int = signal.SIGINT) -> int:
         """Stop the server, if it still runs, and return its exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            self.send_signal(number)
         try:
             return self.process.wait(PATIENCE)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
             self.display.close()
             self.errors.close()
 

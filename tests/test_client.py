@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import errno
-import fcntl
 import os
 import select
 import shutil
@@ -14,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 import unicodedata
@@ -27,6 +25,10 @@ import client
 from tests.helpers.cases import BEFORE_LOGIN, CASES, FIRST_LINES, SERVER_ONLY
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT, child_environment
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 LOGIN = b"login Tom Tom11\n"
 

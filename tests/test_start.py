@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
-import pty
 import re
 import shutil
 import signal
@@ -27,6 +26,7 @@ from tests.helpers.process import (
     ServerTest,
     altered_server,
     child_environment,
+    not_on_windows,
     run_server,
     running_server,
     serving,
@@ -335,6 +335,7 @@ class SystemTest(ServerTest):
     def wait_for(self, log: Path, text: str) -> None:
         eventually(lambda: log.exists() and text in log.read_text(), f"{text!r} is logged")
 
+    @not_on_windows("Windows has no SIGHUP")
     def test_hangup_without_a_terminal_has_the_log_opened_again_and_the_room_goes_on(self) -> None:
         folder = self.enterContext(temporary_folder())
         log = folder / "room.log"
@@ -345,9 +346,12 @@ class SystemTest(ServerTest):
         self.login(running, "Beth")
         self.wait_for(log, "Beth login.")
 
+    @not_on_windows("Windows has no pseudo-terminals")
     def test_a_closed_terminal_stops_it_as_it_should(self) -> None:
         folder = self.enterContext(temporary_folder())
         write_cheap_users(folder / "users.txt", ["Tom"])
+        import pty
+
         master, slave = pty.openpty()
         running = ServerProcess(folder / "users.txt", stdin=slave)
         try:

@@ -15,7 +15,7 @@ import threading
 import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from tests.helpers import talker
 from tests.helpers.talker import Talker
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server.py"
 CLIENT = ROOT / "client.py"
 USERS = ROOT / "users.txt"
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 PATIENCE = (
     talker.PATIENCE
@@ -47,9 +49,11 @@ threading.Thread(target=raise_signals, daemon=True).start()
 """
 IS_WINDOWS = os.name == "nt"
 AS_IT_IS: tuple[str, ...] = (sys.executable, str(SERVER))
+SIGNALLED_BY_LINES = (
+    f"{RAISE_SIGNALS}import runpy\nrunpy.run_path({str(SERVER)!r}, run_name='__main__')"
+)
 if IS_WINDOWS:
-    run = f"import runpy\nrunpy.run_path({str(SERVER)!r}, run_name='__main__')"
-    AS_IT_IS = (sys.executable, "-c", RAISE_SIGNALS + run)
+    AS_IT_IS = (sys.executable, "-c", SIGNALLED_BY_LINES)
 
 
 def child_environment() -> dict[str, str]:
@@ -74,6 +78,11 @@ def altered_server(
     # As server.py does it itself: an ordinary exit would first finish the hashes under way.
     end = "status = server.main()\nsys.stderr.flush()\nos._exit(status)"
     return [sys.executable, "-c", "\n".join([*lines, patch, end])]
+
+
+def not_on_windows(reason: str) -> Callable[[Test], Test]:
+    """Return a decorator for a test of what Windows does not have."""
+    return unittest.skipIf(IS_WINDOWS, reason)
 
 
 class LineReader:
@@ -145,9 +154,10 @@ class ServerProcess:
         self.certificate = (
             options[options.index("--tls-cert") + 1] if "--tls-cert" in options else ""
         )
+        self.takes_signals_as_lines = any(RAISE_SIGNALS in part for part in program)
         self.process = subprocess.Popen(
             [*program, "--port", "0", "--users", str(users), *options],
-            stdin=subprocess.PIPE if IS_WINDOWS else stdin,
+            stdin=subprocess.PIPE if self.takes_signals_as_lines else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(),
@@ -187,7 +197,7 @@ class ServerProcess:
         return talker
 
     def send_signal(self, number: int) -> None:
-        if IS_WINDOWS:
+        if self.takes_signals_as_lines:
             assert self.process.stdin is not None
             self.process.stdin.write(f"{number}\n".encode())
             self.process.stdin.flush()

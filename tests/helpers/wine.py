@@ -36,18 +36,11 @@ class Wine:
     """How to run the Windows Python: a command that a program's path follows, and where."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.python = (program, str(folder / "python" / "python.exe"))
         self.prefix = folder / "prefix"
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment in which all its processes have to run."""
-        return {
-            **os.environ,
-            "WINEPREFIX": str(self.prefix),
-            "WINEDEBUG": "-all",
-            # No download of Mono and Gecko, and no entries in the menus of this machine.
-            "WINEDLLOVERRIDES": "mscoree=;mshtml=;winemenubuilder.exe=",
-        }
+        # No download of Mono and Gecko, and no entries in the menus of this machine.
+        without = "WINEDLLOVERRIDES=mscoree=;mshtml=;winemenubuilder.exe="
+        self.within = ("env", f"WINEPREFIX={self.prefix}", "WINEDEBUG=-all", without)
+        self.python = (*self.within, program, str(folder / "python" / "python.exe"))
 
     def run(self, *arguments: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
         """Run the Windows Python to its end. Standard streams are pipes: files would stop it."""
@@ -55,7 +48,6 @@ class Wine:
             [*self.python, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=self.environment(),
             timeout=seconds,
             check=False,
         )
@@ -75,15 +67,15 @@ def wine() -> Iterator[Wine]:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = Wine(program, folder)
-        if not Path(found.python[1]).exists():
+        if not Path(found.python[-1]).exists():
             fetch_python(folder)
         try:
             if not (found.prefix / "system.reg").exists():
                 make_prefix(found)
             yield found
         finally:
-            subprocess.run(["wineserver", "-k"], env=found.environment(), check=False)
-            subprocess.run(["wineserver", "-w"], env=found.environment(), check=False)
+            for option in ("-k", "-w"):  # end all, and wait until they have
+                subprocess.run([*found.within, "wineserver", option], check=False)
 
 
 def fetch_python(folder: Path) -> None:

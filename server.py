@@ -2312,7 +2312,7 @@ def explain(error: OSError) -> str:
     """Return the system's word for it; what Python and getaddrinfo add is not for users."""
     code = error.errno or 0
     has_word = 0 < code < 10_000  # over that are those of Windows' sockets
-    return os.strerror(code) if has_word else str(error.strerror)
+    return os.strerror(code) if has_word else str(error.strerror).partition(" (while ")[0]
 
 
 if __name__ == "__main__":

@@ -403,7 +403,7 @@ class TurnTest(unittest.TestCase):
 
     def test_what_waits_is_held_as_bytes_not_as_objects(self) -> None:
         while not self.outbox.waiting:
-            self.order("x")
+            self.order("x" * 1000)
         before = len(self.outbox.waiting)
         for _ in range(1000):
             self.order("x")

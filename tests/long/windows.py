@@ -37,7 +37,7 @@ from tests.helpers.wine import Wine, wine
 STALLED = 520  # connections: more than the 512 sockets that a select takes there
 SIGBREAK = 21  # Windows' number of Ctrl-Break
 ROW_SECONDS = 300
-SLOW = ("test_client", "test_start", "test_wire")  # modules that start a process for most tests
+QUICK_ROW = "test_[aglr]*.py"  # accounts, grammar, limits, room: they start few processes
 STOPPED = "The server is shutting down."
 
 windows: Wine
@@ -69,10 +69,8 @@ def ends_with(status: int, *options: str) -> str:
 
 def fast_row(is_quick: bool) -> str:
     """python -m unittest: what cannot run there is skipped by name, all else passes."""
-    names = [f"tests.{path.stem}" for path in sorted(ROOT.glob("tests/test_*.py"))]
-    if is_quick:
-        names = [name for name in names if not name.endswith(SLOW)]
-    ended = windows.run("-X", "utf8", "-m", "unittest", "-v", *names, seconds=ROW_SECONDS)
+    which = ["discover", "-p", QUICK_ROW] if is_quick else []
+    ended = windows.run("-X", "utf8", "-m", "unittest", "-v", *which, seconds=ROW_SECONDS)
     text = ended.stderr.decode(errors="replace").replace("\r", "")
     found = re.search(r"^Ran (\d+) tests", text, re.MULTILINE)
     hold(ended.returncode == 0 and found is not None, text[-5000:])
@@ -173,6 +171,7 @@ def users_file_held_open(is_quick: bool) -> str:
                 [*windows.python, "-c", hold_open, str(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,  # Wine starts no Python with a file for a stream
             )
             with editor:
                 assert editor.stdout is not None
@@ -232,11 +231,11 @@ def stalled_crowd(is_quick: bool) -> str:
         while len(joined) < STALLED:
             joined.update(beth.until(lambda line: line.endswith(" joins.")))
         lost, text = 0, "x" * 250
-        for number in range(4000):
+        for number in range(3000):
             tom.send(f"send all {number} {text}")
             heard = beth.until(f"Tom: {number} {text}")
-            lost += sum(line.endswith(" logout.") for line in heard)
-            if lost > STALLED - 500:
+            lost += sum(line.endswith(" left.") for line in heard)
+            if lost >= STALLED - 500:
                 break
         hold(lost >= STALLED - 500, f"{lost} were dropped")
         hold(tom.ask("who") != "", "who")

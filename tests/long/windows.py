@@ -23,7 +23,6 @@ from tests.helpers import suite
 from tests.helpers.census import eventually
 from tests.helpers.process import (
     PATIENCE,
-    ROOT,
     SERVER,
     SIGNALLED_BY_LINES,
     ServerProcess,
@@ -74,7 +73,9 @@ def fast_row(is_quick: bool) -> str:
     text = ended.stderr.decode(errors="replace").replace("\r", "")
     found = re.search(r"^Ran (\d+) tests", text, re.MULTILINE)
     hold(ended.returncode == 0 and found is not None, text[-5000:])
-    skipped = re.findall(r"^(\S+) .*\.\.\. skipped [\"'](.*)[\"']$", text, re.MULTILINE)
+    # A test with a docstring has two lines there.
+    pattern = r"^(\S+) \(.*(?:\n.*)? \.\.\. skipped [\"'](.*)[\"']$"
+    skipped = re.findall(pattern, text, re.MULTILINE)
     for name, reason in skipped:
         suite.progress(f"skipped: {name}: {reason}")
     assert found

@@ -1797,9 +1797,9 @@ class Accounts:
                         self.recent.pop(userid, None)  # gone once more, it is gone on purpose
                     self.plain, self.dropped = [], {}
             except OSError as error:
-                # On Windows somebody may just have it open: it is tried again after a while.
                 self.can_replace = bool(getattr(error, "winerror", 0))
-                self.seen_since = time.monotonic() + RECENT_SECONDS
+                if self.can_replace:  # Windows: somebody may just have it open, so again later
+                    self.seen_since = time.monotonic() + RECENT_SECONDS
                 problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
                 advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")

@@ -23,6 +23,7 @@ What they share is in helpers/, and is no test:
     fake_server     a server that says what a test tells it, for the client
     terminal        a pseudo-terminal with a client on it
     suite           the command line of the suites in long/
+    wine            the Windows build of Python under Wine
 
 The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev group (quick, in full):
 
@@ -39,6 +40,8 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     links           links that die, come back and flap, a router that forwards no more;
                     Linux, root: network namespaces, else these skip                   65 s,  7 min
     history         joiners with --history while eight users talk as fast as they can   3 s, 10 s
+    windows         the server and the fast row under Windows' Python; Wine, a download
+                    from PyPI, else all skip                                           75 s,  3 min
 
 The bench, `python -m tests.bench [--quick]`: how fast, against a bare C loop; Linux, a C compiler,
 ngircd. Its load generator and the loops are in bench/.                                60 s, 30 min

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tests.helpers import suite
 from tests.helpers.census import eventually
+from tests.helpers.certificates import tls_options
 from tests.helpers.process import (
     PATIENCE,
     SERVER,
@@ -31,6 +32,7 @@ from tests.helpers.process import (
     temporary_folder,
     write_cheap_users,
 )
+from tests.helpers.talker import Talker
 from tests.helpers.wine import Wine, wine
 
 STALLED = 520  # connections: more than the 512 sockets that a select takes there
@@ -251,6 +253,20 @@ def utf_8_display(is_quick: bool) -> str:
     return ""
 
 
+def encrypted_room(is_quick: bool) -> str:
+    """A room with TLS there is one, and a plain client is refused in plain words."""
+    with temporary_folder() as folder, room(options=tls_options(folder)) as running:
+        with running.login("Tom") as tom, running.login("Beth") as beth:
+            tom.expect("Beth joins.")
+            beth.send("send all " + "x" * 250)
+            tom.expect("Beth: " + "x" * 250)
+            with Talker(running.host, running.port) as plain:
+                hold("encrypted" in str(plain.ask("who")), "no refusal")
+            running.send_signal(signal.SIGINT)
+            hold((tom.rest(), beth.rest()) == ([STOPPED], [STOPPED]), "not told")
+    return ""
+
+
 def lent(case: Callable[[bool], str]) -> suite.Case:
     """Return a case that is skipped where Wine cannot be had."""
 
@@ -273,6 +289,7 @@ CASES = [
         takeover,
         stalled_crowd,
         utf_8_display,
+        encrypted_room,
         fast_row,
     )
 ]

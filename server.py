@@ -67,19 +67,11 @@ from functools import partial
 from io import FileIO, RawIOBase
 from operator import attrgetter
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:  # imported when it is asked for: a plain room starts sooner without it
     import ssl
-
-fcntl: ModuleType | None
-resource: ModuleType | None
-try:
-    import fcntl
-    import resource
-except ImportError:  # Windows has neither
-    fcntl = resource = None
 
 MAXCLIENTS = 3  # users in the room; the constant to edit, or use --max-clients
 HOST = "127.0.0.1"  # this machine only; --host 0.0.0.0 opens the room to the network
@@ -108,6 +100,7 @@ STRANGER_SECONDS = 1.0  # between lines on the display that strangers cause
 
 HISTORY_BYTES = 256 * 1024  # kept at most, however many lines --history asks for
 OUTBOX_LIMIT = 1 << 20  # bytes that may wait for one connection
+MOST_STALLED = 500 if os.name == "nt" else math.inf  # Windows' select takes 512 sockets
 STALL_SECONDS = 30  # with bytes waiting and none written for so long, a connection is dropped
 LINGER_SECONDS = 0.5  # for the other side to close first, so that a reset takes no last line away
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
@@ -548,10 +541,13 @@ class Session:
         return b"" if self.visitor.gone else tls.opened(data)
 
     def receive_bytes(self, size: int, flags: int = 0) -> bytes:
-        if not DONT_WAIT:
-            # The courier needs a socket that does not block, so the wait is for select (Windows).
-            select.select([self.socket], [], [])
-        return self.socket.recv(size, flags)
+        if DONT_WAIT:
+            return self.socket.recv(size, flags)
+        while True:  # Windows: the courier needs a socket that does not block
+            # Nothing promises that a shutdown wakes a select there: GONE_CHECK does.
+            select.select([self.socket], [], [], GONE_CHECK)
+            with contextlib.suppress(BlockingIOError):
+                return self.socket.recv(size, flags)
 
     def obey(self, line: bytes) -> None:
         """Do what a line asks for, once its turn has come, or refuse it."""
@@ -1131,6 +1127,8 @@ class Courier:
         if sent == len(data):
             return
         if not outbox.waiting:
+            if len(self.stalled) >= MOST_STALLED:
+                self._lose(min(self.stalled, key=attrgetter("deadline")), "not reading")
             self.selector.register(outbox.connection, selectors.EVENT_WRITE, outbox)
             self.stalled.add(outbox)
             self._set_deadline(outbox, STALL_SECONDS)
@@ -1181,8 +1179,9 @@ class Courier:
         self._forget_deadline(outbox)
         outbox.on_lost(reason)  # before its reader wakes, which knows no reason
         with contextlib.suppress(OSError):  # it may be gone already
-            reset_on_close = struct.pack("ii", 1, 0)  # the kernel's buffer, too, goes at once
-            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
+            # The kernel's buffer, too, goes at once: `close` resets the connection.
+            linger = struct.pack("HH" if os.name == "nt" else "ii", 1, 0)
+            outbox.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._shut(outbox)
         self._close_if_done(outbox)
 
@@ -1233,7 +1232,9 @@ class Display:
             self.writers.append(Writer(self, "log", open_log(log), "utf-8", log))
         if sys.stdout is not None:  # None if the server was started without one
             stream = cast(RawIOBase, getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
-            self.writers.append(Writer(self, "display", stream, sys.stdout.encoding, None))
+            # Windows' consoles take UTF-8 here; for its files and pipes its code page is too small.
+            encoding = "utf-8" if os.name == "nt" else sys.stdout.encoding
+            self.writers.append(Writer(self, "display", stream, encoding, None))
 
     def show(self, line: str, address: str = "-") -> None:
         now = time.time()
@@ -1343,7 +1344,8 @@ class Writer:
 def open_log(path: Path) -> FileIO:
     """Raises OSError: also for a FIFO without a reader, which would let us wait for one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS, 0o600)
-    os.set_blocking(descriptor, True)
+    if hasattr(os, "O_NONBLOCK"):  # not on Windows, which would refuse it for a file
+        os.set_blocking(descriptor, True)
     return FileIO(descriptor, "w")
 
 
@@ -1610,7 +1612,9 @@ def torn_end(data: bytes) -> bytes:
 # that are gone were taken out on purpose.
 
 OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # for Windows; for FIFOs
-fingerprint_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino", "st_mode")
+# On Windows `st_ctime` is no change's time, and not the same for a path and an open file.
+CHANGED = ("st_mtime_ns",) if os.name == "nt" else ("st_mtime_ns", "st_ctime_ns")
+fingerprint_of = attrgetter("st_size", *CHANGED, "st_dev", "st_ino", "st_mode")
 
 
 class Accounts:
@@ -1808,7 +1812,9 @@ class Accounts:
                     self.records.update(hashes)
                     self.plain = []
             except OSError as error:
-                self.can_replace = False
+                self.can_replace = bool(getattr(error, "winerror", 0))
+                if self.can_replace:  # Windows: somebody may just have it open, so again later
+                    self.seen_since = time.monotonic() + RECENT_SECONDS
                 problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
                 advice = "Keep it in a folder that this user may write to."
                 self.warn(f"{self.name}: {problem}. {advice}")
@@ -1902,8 +1908,18 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 def lock_descriptor(file: int) -> None:
     """Lock a file against other servers. BlockingIOError: one has it; OSError: no locks here."""
-    if fcntl is not None:
+    if sys.platform != "win32":
+        import fcntl
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        os.lseek(file, 1 << 30, os.SEEK_SET)  # past any end: nobody can read what is locked there
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:  # whose errno tells nothing
+            raise BlockingIOError from None
 
 
 def hash_passwords(passwords: Sequence[str]) -> list[str]:
@@ -2280,8 +2296,10 @@ def number(kind: type[float], lowest: int, highest: int) -> Callable[[str], floa
 
 
 def raise_descriptor_limit(max_clients: int) -> None:
-    if resource is None:
+    if sys.platform == "win32":  # which has no such limit
         return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # macOS says that there is no hard limit, but refuses that as a soft one.
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, max_clients + 2 * LOBBY + 64)
@@ -2298,7 +2316,8 @@ def complain(line: str) -> None:
 def explain(error: OSError) -> str:
     """Return the system's word for it; what Python and getaddrinfo add is not for users."""
     code = error.errno or 0
-    return os.strerror(code) if code > 0 else str(error.strerror)
+    has_word = 0 < code < 10_000  # over that are those of Windows' sockets
+    return os.strerror(code) if has_word else str(error.strerror).partition(" (while ")[0]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ What they share is in helpers/, and is no test:
     terminal        a pseudo-terminal with a client on it
     windows_client  the client in Wine's console, told that it obeys escape sequences
     suite           the command line of the suites in long/
+    wine            the Windows build of Python under Wine
 
 The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev group (quick, in full):
 
@@ -48,6 +49,8 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
     history         joiners with --history while eight users talk as fast as they can   3 s, 10 s
     pictures        README's pictures are what the programs show and the bench measured;
                     --make draws them; Linux; pyte, a C compiler                        6 s, 10 s
+    windows         the server and the fast row under Windows' Python; Wine, a download
+                    from PyPI, else all skip                                           75 s,  3 min
 
 The bench, `python -m tests.bench [--quick]`: how fast, beside a bare C loop, with TLS too; Linux,
 a C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/.       70 s, 35 min

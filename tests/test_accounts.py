@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -23,6 +24,7 @@ from tests.helpers.process import (
     ServerProcess,
     altered_server,
     child_environment,
+    not_on_windows,
     temporary_folder,
 )
 
@@ -130,6 +132,7 @@ class AccountsTest(unittest.TestCase):
         for userid, password in (("Tom", "a),(b"), ("Beth", "$scrypt$"), ("David", "#,(#")):
             self.assertTrue(accounts.verify(userid, password))
 
+    @not_on_windows("Windows has no such modes and owners")
     def test_mode_and_owner_and_link_survive_hashing(self) -> None:
         target = self.folder / "elsewhere.txt"
         target.write_text("(Tom, Tom11)\n")
@@ -270,11 +273,13 @@ class AccountsTest(unittest.TestCase):
             accounts.close()
             self.assertEqual(set(self.load().records), {"Tom", "Beth"})
 
+    @not_on_windows("Windows has no FIFOs")
     def test_only_a_regular_file_will_do(self) -> None:
         os.mkfifo(self.path)
         with self.assertRaisesRegex(server.AccountsError, r"^users\.txt is no regular file\. "):
             self.load()
 
+    @not_on_windows("Windows has no such modes")
     def test_others_who_may_read_it_are_warned_of_and_shut_out_when_it_is_written(self) -> None:
         for text in ("(Tom, Tom11)\n", server.account_line("Tom", server.hash_password("Tom11"))):
             self.path.write_text(text)
@@ -288,6 +293,7 @@ class AccountsTest(unittest.TestCase):
 
     # Writing.
 
+    @not_on_windows("Windows has no such modes")
     def test_a_missing_file_is_made_at_the_first_newuser_for_the_owner_alone(self) -> None:
         accounts = self.load()
         self.assertFalse(self.path.exists())
@@ -546,6 +552,7 @@ class AccountsTest(unittest.TestCase):
             self.assertEqual(set(self.load().records), {"Tom", "Beth", "Mike"})
         self.assertEqual(list(self.folder.glob("*.new")), [])
 
+    @not_on_windows("Windows replaces no file that is open")
     def test_a_change_while_an_account_is_synced_loses_none(self) -> None:
         real_sync = os.fsync
 
@@ -614,8 +621,9 @@ class AccountsTest(unittest.TestCase):
             self.load()
 
     def test_a_file_system_without_locks_is_told_of_and_used(self) -> None:
-        assert server.fcntl is not None
-        with mock.patch("server.fcntl.flock", side_effect=OSError(37, "No locks available")):
+        with mock.patch(
+            "server.lock_descriptor", side_effect=OSError(errno.ENOLCK, "No locks available")
+        ):
             self.assertTrue(self.load("(Tom, Tom11)\n").verify("Tom", "Tom11"))
         self.assertEqual(
             self.warnings,
@@ -669,6 +677,7 @@ class StartTest(unittest.TestCase):
         self.assertEqual((ended.returncode, ended.stdout), (1, ""))
         self.assertEqual(ended.stderr, "users.txt:2: a second account for Tom; keep one.\n")
 
+    @not_on_windows("Windows' SIGTERM cannot be caught")
     def test_stopped_while_it_hashes_it_ends_well_and_leaves_the_file_as_it_was(self) -> None:
         text = "".join(f"(user{number}, pass)\n" for number in range(200))
         self.path.write_text(text)

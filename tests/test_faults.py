@@ -7,6 +7,7 @@ beside the function in tests/long/faults that builds it.
 
 from __future__ import annotations
 
+import sys
 import unittest
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from tests.long.faults import FAULTS
 from tests.long.faults.stage import Fault, Stage
 
 
+@unittest.skipIf(sys.platform == "win32", "the faults are made with what only Linux has")
 class FaultTest(unittest.TestCase):
     """Its tests are made below: test_never_reads and so on."""
 

@@ -7,6 +7,7 @@ import unittest
 from unittest import mock
 
 import server
+from tests.helpers.process import not_on_windows
 
 TOO_MANY = "Denied. Too many failed logins"
 
@@ -162,6 +163,7 @@ class HashingTest(unittest.TestCase):
             self.hashing.run(0, b"a", mock.Mock(side_effect=server.Denied("no")))
         self.assertEqual(self.hashing.run(0, b"a", lambda: 42), 42)
 
+    @not_on_windows("Windows has no priorities of this kind")
     def test_a_priority_that_is_refused_changes_nothing(self) -> None:
         with mock.patch("server.os.setpriority", side_effect=PermissionError):
             hashing = server.Hashing()

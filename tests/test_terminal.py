@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import re
 import select
 import signal
 import subprocess
-import termios
+import sys
 import unittest
 from collections.abc import Iterator
 
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT
+
+if sys.platform == "win32":
+    raise unittest.SkipTest("Windows has no pseudo-terminals; see tests.long.windows_client")
+
+import pty
+import termios
+
 from tests.helpers.terminal import CTRL, DELETE, DOWN, LEFT, UP, Terminal
 
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[@-~])")

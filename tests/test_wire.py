@@ -500,7 +500,7 @@ class OrderTest(ServerTest):
             self.assertEqual(david.rest(), ["David left."])
             beth.expect("David left.")
             tom.expect("David left.")
-            running.process.send_signal(signal.SIGINT)
+            running.send_signal(signal.SIGINT)
             for talker in (beth, tom):
                 self.assertEqual(talker.rest(), ["The server is shutting down."])
                 talker.close()

@@ -15,7 +15,7 @@ import threading
 import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from tests.helpers import talker
 from tests.helpers.talker import Talker
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server.py"
 CLIENT = ROOT / "client.py"
 USERS = ROOT / "users.txt"
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 PATIENCE = (
     talker.PATIENCE
@@ -36,7 +38,22 @@ CHEAP_HASH = (
 CHEAP_PASSWORD = "secret"
 
 
-AS_IT_IS = (sys.executable, str(SERVER))
+# Windows sends a Ctrl-C to all at a console, so also to the tests. There the signals come to the
+# server alone: it is started with a thread that raises those that come in on standard input.
+RAISE_SIGNALS = """
+import signal, sys, threading
+def raise_signals():
+    for line in sys.stdin:
+        signal.raise_signal(int(line))
+threading.Thread(target=raise_signals, daemon=True).start()
+"""
+IS_WINDOWS = os.name == "nt"
+AS_IT_IS: tuple[str, ...] = (sys.executable, str(SERVER))
+SIGNALLED_BY_LINES = (
+    f"{RAISE_SIGNALS}import runpy\nrunpy.run_path({str(SERVER)!r}, run_name='__main__')"
+)
+if IS_WINDOWS:
+    AS_IT_IS = (sys.executable, "-c", SIGNALLED_BY_LINES)
 
 
 def child_environment() -> dict[str, str]:
@@ -53,6 +70,7 @@ def altered_server(
     constants: of server.py, to be other than they are; first: Python to run before server.py is
     imported; patch: Python to run after that, which finds it as `server`. Both find `os` and `sys`.
     """
+    first = RAISE_SIGNALS + first if IS_WINDOWS else first
     lines = ["import os, sys", first, f"sys.path.insert(0, {str(ROOT)!r})", "import server"]
     for name, value in (constants or {}).items():
         lines.append(f"assert hasattr(server, {name!r}), 'server.py has no {name}'")
@@ -60,6 +78,11 @@ def altered_server(
     # As server.py does it itself: an ordinary exit would first finish the hashes under way.
     end = "status = server.main()\nsys.stderr.flush()\nos._exit(status)"
     return [sys.executable, "-c", "\n".join([*lines, patch, end])]
+
+
+def not_on_windows(reason: str) -> Callable[[Test], Test]:
+    """Return a decorator for a test of what Windows does not have."""
+    return unittest.skipIf(IS_WINDOWS, reason)
 
 
 class LineReader:
@@ -75,7 +98,7 @@ class LineReader:
 
     def _run(self) -> None:
         for line in self._stream:
-            self._news.put(line.decode().rstrip("\n"))
+            self._news.put(line.decode().rstrip("\r\n"))
         self._news.put(None)
 
     def next(self, timeout: float = PATIENCE) -> str | None:
@@ -131,9 +154,10 @@ class ServerProcess:
         self.certificate = (
             options[options.index("--tls-cert") + 1] if "--tls-cert" in options else ""
         )
+        self.takes_signals_as_lines = any(RAISE_SIGNALS in part for part in program)
         self.process = subprocess.Popen(
             [*program, "--port", "0", "--users", str(users), *options],
-            stdin=stdin,
+            stdin=subprocess.PIPE if self.takes_signals_as_lines else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(),
@@ -172,16 +196,26 @@ class ServerProcess:
         talker.expect("login confirmed")
         return talker
 
+    def send_signal(self, number: int) -> None:
+        if self.takes_signals_as_lines:
+            assert self.process.stdin is not None
+            self.process.stdin.write(f"{number}\n".encode())
+            self.process.stdin.flush()
+        else:
+            self.process.send_signal(number)
+
     def stop(self, number: int = signal.SIGINT) -> int:
         """Stop the server, if it still runs, and return its exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            self.send_signal(number)
         try:
             return self.process.wait(PATIENCE)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
             self.display.close()
             self.errors.close()
 

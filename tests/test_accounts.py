@@ -251,7 +251,7 @@ class AccountsTest(unittest.TestCase):
                 self.assertIn(f"users.txt:2: {reason}", self.refusal(text))
                 self.assertEqual(self.path.read_text(), text)
         windows = "(Tom, Tom11)".encode("utf-16")
-        self.assertIn("users.txt:1: ", self.refusal(windows))
+        self.assertIn("users.txt:1: not UTF-8;", self.refusal(windows))
         self.assertEqual(self.path.read_bytes(), windows)
         text = "(Tom, Tom11)\r(Beth, Beth33)\r"
         self.assertIn("users.txt:1: ", self.refusal(text))

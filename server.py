@@ -1757,13 +1757,14 @@ class Accounts:
         if self.is_writing or (self._look() == self.seen and not self.is_unread):
             return
         with self.lock:
-            if (was_unread := self.is_unread) or self._look() != self.seen:
+            is_new = self._look() != self.seen
+            if is_new or self.is_unread:
                 self.seen_since = time.monotonic()
                 try:
                     self._load()
                 except AccountsError as error:
                     self.plain = []  # a file with a mistake in it is not rewritten
-                    if not (was_unread and self.is_unread):  # it is told once
+                    if is_new:  # each state is told of once
                         self.tell(str(error))
 
     def _load(self) -> None:

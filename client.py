@@ -118,22 +118,22 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
     Raises Denied with the server's reply for whatever the server would refuse, but for the
     characters in it.
     """
-    word, rest = cut_word(text)
-    command = word.lower()
+    first, *rest = re.split(f"[{SEPARATORS}]+", text.lstrip(SEPARATORS), maxsplit=2)
+    command = first.lower()
     if not command:
         return ()
     if command not in USAGE:
-        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", word[:32])
+        shown = re.sub(UNSAFE, "\N{REPLACEMENT CHARACTER}", first[:32])
         raise UnknownCommand(f'Denied. Unknown command "{shown}". Commands: {", ".join(USAGE)}.')
     if command in ("send", "who") and not is_logged_in:
         raise Denied("Denied. Please login first.")
     if command == "send":
-        recipient, message = cut_word(rest or "")
-        if message is None:
+        if len(rest) < 2:
             raise Denied(f"Usage: {USAGE['send']}")
-        if not 1 <= len(message.strip()) <= 256:
+        recipient, message = rest[0], rest[1].strip()
+        if not 1 <= len(message) <= 256:
             raise Denied("Denied. Message must be 1 to 256 characters.")
-        return command, recipient, message.strip()
+        return command, recipient, message
     words = words_of(text)
     if len(words) != len(USAGE[command].split()):
         raise Denied(f"Usage: {USAGE[command]}")
@@ -141,12 +141,6 @@ def check(text: str, is_logged_in: bool) -> tuple[str, ...]:
         check_length(words[1], *USERID)
         check_length(words[2], *PASSWORD)
     return (command, *words[1:])
-
-
-def cut_word(text: str) -> tuple[str, str | None]:
-    """Return the first word, and what follows the separator behind it: None if there is none."""
-    word, *rest = re.split(f"[{SEPARATORS}]", text.lstrip(SEPARATORS), maxsplit=1)
-    return word, rest[0] if rest else None
 
 
 def words_of(text: str) -> list[str]:
@@ -202,6 +196,8 @@ class Tls:
                 self.is_open = True
             while piece := self.ends.read(TLS_RECORD):
                 text += piece
+                if not (self.ends.pending() or self.incoming.pending):
+                    return text
             self.has_ended = True
         return text
 
@@ -211,11 +207,12 @@ class Tls:
         is_last: nothing more will come, and the other side is told so (close_notify).
         """
         with self.lock:
-            if not self.has_begun:
+            if self.is_open and data:
+                sent = self.ends.write(data)
+                while sent < len(data):
+                    sent += self.ends.write(memoryview(data)[sent:])
+            elif not self.has_begun:
                 return data
-            rest = memoryview(data)
-            while rest and self.is_open:
-                rest = rest[self.ends.write(rest) :]
             if is_last and self.is_open:
                 with contextlib.suppress(self.wants_more):  # for the other side's, which may come
                     self.ends.unwrap()
@@ -233,9 +230,10 @@ CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
 INDENT = "  "
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
-CAME_OR_WENT = r"([^\s:,]{3,32}) (joins|left)\."
-PRIVATE = r"[^\s:,]{3,32} \(to [^\s:,]{3,32}\): .*"
-SAID_BEFORE = r"[^\s:,]{3,32} \(at \d\d:\d\d\): .*"
+NAME = r"[^\s:,]{3,32}"
+CAME_OR_WENT = rf"({NAME}) (joins|left)\."
+PRIVATE = rf"{NAME} \(to {NAME}\): .*"
+SAID_BEFORE = rf"{NAME} \(at \d\d:\d\d\): .*"
 USAGE_REPLIES = frozenset(f"Usage: {usage}" for usage in USAGE.values())
 
 
@@ -626,8 +624,9 @@ class Line:
         self.text = self.text[: self.cursor] + text + self.text[self.cursor :]
         self.cursor += len(text)
 
-    def cut(self, start: int, end: int) -> str:
-        """Remove and return what stands from `start` to `end`, and leave the cursor there."""
+    def cut_to(self, place: int) -> str:
+        """Remove and return what stands between the cursor and a place, on either side of it."""
+        start, end = sorted((self.cursor, place))
         removed = self.text[start:end]
         self.text = self.text[:start] + self.text[end:]
         self.cursor = start
@@ -637,9 +636,6 @@ class Line:
 
     def start(self) -> int:
         return 0
-
-    def here(self) -> int:
-        return self.cursor
 
     def end(self) -> int:
         return len(self.text)
@@ -686,11 +682,6 @@ class History:
             self.draft = text
         self.place = min(max(place, 0), len(self.lines))
         return [*self.lines, self.draft][self.place]
-
-    def find(self, query: str, newest: int) -> int | None:
-        """Return the place of the newest line that holds the query, from `newest` back."""
-        places = range(min(newest, len(self.lines) - 1), -1, -1)
-        return next((place for place in places if query in self.lines[place]), None)
 
 
 def is_secret(text: str) -> bool:
@@ -740,13 +731,13 @@ class Editor:
                 self.wait_for_keys()
         return self.result
 
-    def wait_to_send(self, connection: socket.socket | None) -> bool:
+    def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
         """Wait until the connection takes more, or for keys; tell whether Ctrl-C was among them.
 
-        It drops all keys before it. Raises Gone.
+        It drops all keys before it. timeout: in seconds. Raises Gone.
         """
         if Editor.interrupt not in self.typed_ahead:
-            self.wait_for_keys(connection)
+            self.wait_for_keys(sending, timeout)
         if Editor.interrupt not in self.typed_ahead:
             return False
         while self.typed_ahead.popleft() != Editor.interrupt:
@@ -764,14 +755,10 @@ class Editor:
         if self.is_hidden and not self.is_done:
             self.end_line(None)
 
-    def has_interrupt(self) -> bool:
-        """Tell whether Ctrl-C is among the keys that came until the terminal was given back."""
-        if self.terminal.has_more():
-            self.typed_ahead.extend(self.keyboard.keys(self.terminal.read()))
-        return Editor.interrupt in self.typed_ahead
-
-    def wait_for_keys(self, sending: socket.socket | None = None) -> None:
-        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending)
+    def wait_for_keys(
+        self, sending: socket.socket | None = None, timeout: float | None = None
+    ) -> None:
+        can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending, timeout)
         if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
@@ -826,13 +813,13 @@ class Editor:
         self.is_done, self.result = True, None
 
     def erase(self) -> None:
-        self.line.cut(self.line.left(), self.line.cursor)
+        self.line.cut_to(self.line.left())
 
     def delete(self) -> None:
-        self.line.cut(self.line.cursor, self.line.right())
+        self.line.cut_to(self.line.right())
 
-    def cut(self, start: int, end: int) -> None:
-        removed = self.line.cut(start, end)
+    def cut_to(self, place: int) -> None:
+        removed = self.line.cut_to(place)
         if not self.is_hidden:  # or Ctrl-Y would show a password at the next prompt
             self.removed = removed
 
@@ -882,11 +869,13 @@ class Editor:
         return True
 
     def find(self, query: str, newest: int) -> None:
+        """Go to the newest line that holds the query, from the place `newest` back."""
         self.query = query
-        place = self.history.find(query, newest)
-        if place is not None:
-            self.go_to(place)
-            self.line.cursor = self.line.text.index(query)
+        for place in range(min(newest, len(self.history.lines) - 1), -1, -1):
+            if query in self.history.lines[place]:
+                self.go_to(place)
+                self.line.cursor = self.line.text.index(query)
+                return
 
     def cancel(self) -> None:
         """Mean nothing but in a search, which ends with it."""
@@ -907,8 +896,8 @@ def moves(place: Place) -> Action:
     return lambda editor: setattr(editor.line, "cursor", place(editor.line))
 
 
-def cuts(start: Place, end: Place) -> Action:
-    return lambda editor: editor.cut(start(editor.line), end(editor.line))
+def cuts(place: Place) -> Action:
+    return lambda editor: editor.cut_to(place(editor.line))
 
 
 KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
@@ -918,11 +907,11 @@ KEY_TABLE: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (moves(Line.right), ("\x06", "\x1b[C", "\x1bOC")),  # Ctrl-F, Right
     (moves(Line.word_left), ("\x1bb", "\x1b[1;5D", "\x1b[1;3D")),  # Alt-B, Ctrl-Left, Alt-Left
     (moves(Line.word_right), ("\x1bf", "\x1b[1;5C", "\x1b[1;3C")),  # Alt-F, Ctrl-Right, Alt-Right
-    (cuts(Line.start, Line.here), ("\x15",)),  # Ctrl-U
-    (cuts(Line.here, Line.end), ("\x0b",)),  # Ctrl-K
-    (cuts(Line.space_left, Line.here), ("\x17",)),  # Ctrl-W
-    (cuts(Line.word_left, Line.here), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
-    (cuts(Line.here, Line.word_right), ("\x1bd",)),  # Alt-D
+    (cuts(Line.start), ("\x15",)),  # Ctrl-U
+    (cuts(Line.end), ("\x0b",)),  # Ctrl-K
+    (cuts(Line.space_left), ("\x17",)),  # Ctrl-W
+    (cuts(Line.word_left), ("\x1b\x7f", "\x1b\x08")),  # Alt-Backspace
+    (cuts(Line.word_right), ("\x1bd",)),  # Alt-D
     (lambda editor: editor.line.insert(editor.removed), ("\x19",)),  # Ctrl-Y
     (Editor.erase, ("\x08", "\x7f")),  # Backspace
     (Editor.delete, ("\x1b[3~",)),  # Delete
@@ -952,7 +941,6 @@ class PlainLines:
         self.has_prompt = terminal.is_terminal and os.isatty(1)
         self.rest = b""  # the beginning of a line
         self.lines: deque[bytes | None] = deque()  # None for the end of input
-        self.may_have_mark = not terminal.is_terminal  # a byte order mark before the first line
 
     def read_line(self, prompt: str = PROMPT, hidden: bool = False) -> bytes | None:
         """Return the next line, without its end; None at the end of input.
@@ -966,12 +954,10 @@ class PlainLines:
         while not self.lines:
             self.read_more()
         line = self.lines.popleft()
-        if line and self.may_have_mark:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        self.may_have_mark = False
         if self.has_prompt:  # whoever echoes a line echoes its end, but nothing for Ctrl-D
             self.screen.finish("", "", end="\n" if line is None else "")
-        return line
+        # A byte order mark stands before a file's first line; files may come one after the other.
+        return line and line.removeprefix(codecs.BOM_UTF8)
 
     def read_hidden_line(self, prompt: str) -> bytes | None:
         if not HAS_TERMIOS:
@@ -990,9 +976,9 @@ class PlainLines:
         finally:
             self.terminal.give_back()
 
-    def wait_to_send(self, connection: socket.socket | None) -> bool:
-        """Wait until the connection takes more. Raises Gone."""
-        self.terminal.wait(keyboard=False, sending=connection)
+    def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
+        """Wait until the connection takes more, or for `timeout` seconds. Raises Gone."""
+        self.terminal.wait(keyboard=False, sending=sending, timeout=timeout)
         return False
 
     def drop_typed_ahead(self) -> None:
@@ -1055,7 +1041,11 @@ class Connection:
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
         self.tls = Tls(encryption, host) if encryption else None
         if self.tls:
-            self.shake_hands(self.tls)
+            try:
+                self.shake_hands(self.tls)
+            except BaseException:  # Ctrl-C, too
+                self.socket.close()
+                raise
         self.socket.setblocking(False)  # sending must never keep anybody from the keyboard
         self.set_option(socket.SO_LINGER, RESET_AT_CLOSE)
         self.set_option(socket.SO_SNDBUF, SEND_BUFFER)
@@ -1075,14 +1065,17 @@ class Connection:
         """Agree on the encryption with the server. Raises OSError."""
         deadline = time.monotonic() + CONNECT_WAIT
         tls.opened(b"")
+        self.socket.sendall(tls.sealed(b""))
+        first = self.socket.recv(1, socket.MSG_PEEK)
+        if first not in (b"", b"\x15", b"\x16"):  # neither alert nor handshake (RFC 8446, 5.1)
+            raise NotTls
         while not tls.is_open:
-            self.socket.sendall(tls.sealed(b""))
             self.socket.settimeout(max(0.001, deadline - time.monotonic()))
             data = self.socket.recv(65536)
-            if data[:1] not in (b"\x15", b"\x16"):  # neither alert nor handshake (RFC 8446, 5.1)
-                raise NotTls
+            if not data:
+                raise ConnectionAbortedError(0, "the server closed the connection. Try again")
             tls.opened(data)
-        self.socket.sendall(tls.sealed(b""))
+            self.socket.sendall(tls.sealed(b""))
 
     def set_option(self, option: int, value: int | bytes, level: int = socket.SOL_SOCKET) -> None:
         with contextlib.suppress(OSError):  # each only makes things better
@@ -1229,15 +1222,12 @@ def batches(receive_some: Callable[[], bytes]) -> Iterator[list[str]]:
 # Client: the conversation, from the first prompt to the exit status. It outlives its connections: a
 # person whose connection is lost stays in it, and Enter makes a new one.
 
-WHO_REPLY = r"[^\s:,]{3,32}(, [^\s:,]{3,32})*"
-LOGIN_REFUSED = (
-    r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )"
-)
-NEWUSER_ANSWERED = (
-    r"New user account created\. |"
-    r"Denied\. (User account |Please logout |The account |New accounts |Too many new |"
-    r"UserID |Password )"
-)
+WHO_REPLY = rf"{NAME}(, {NAME})*"
+ANSWERS = {  # how they begin; "login confirmed" stands in `learn`
+    "login": r"Denied\. (User name or |The chat room is full |Too many failed |UserID |Password )",
+    "newuser": r"New user account created\. |Denied\. (User account |Please logout |The account |"
+    r"New accounts |Too many new |UserID |Password )",
+}
 FAREWELL = (
     r"The server is shutting down\.|Denied\. (\S+ logged in from |No login within |"
     r"The server is busy|Too many failed logins\.|Your account was |This )"
@@ -1264,7 +1254,7 @@ class Room:
         return self.has_joined or "login" in self.unanswered
 
     def ask(self, command: tuple[str, ...]) -> None:
-        if command[0] in ("login", "newuser"):
+        if command[0] in ANSWERS:
             self.unanswered.append(command[0])
         if command[0] == "login":
             self.own_name = unicodedata.normalize("NFC", command[1])
@@ -1276,13 +1266,12 @@ class Room:
             self.names |= {self.own_name}
             self.unanswered.clear()
         elif moved := re.fullmatch(CAME_OR_WENT, line):
-            self.names = self.names - {moved[1]} | ({moved[1]} if moved[2] == "joins" else set())
+            name, what = moved.groups()
+            self.names = self.names | {name} if what == "joins" else self.names - {name}
         elif re.fullmatch(WHO_REPLY, line):
             self.names = frozenset(line.split(", "))
-        elif self.unanswered:
-            answer = LOGIN_REFUSED if self.unanswered[0] == "login" else NEWUSER_ANSWERED
-            if re.match(answer, line):
-                self.unanswered.popleft()
+        elif self.unanswered and re.match(ANSWERS[self.unanswered[0]], line):
+            self.unanswered.popleft()
 
 
 class Client:
@@ -1490,12 +1479,9 @@ class Client:
         if self.has_dropped and self.connection.lines_unread():
             return 0  # what is still on its way would be obeyed before the logout
         self.is_leaving = True
-        self.terminal.give_back()  # Ctrl-C is a signal again
         patience = self.connection.log_out()
         deadline = time.monotonic() + patience if self.terminal.is_terminal else None
-        # A Ctrl-C that came before is still a key, in the hands of the Editor or of the kernel.
-        was_interrupted = isinstance(self.reader, Editor) and self.reader.has_interrupt()
-        is_interrupted = was_interrupted or self.wait_for_end(deadline)
+        is_interrupted = self.wait_for_end(deadline)
         if isinstance(self.connection.failure, OutputClosed):
             return 1
         is_lost = self.connection.failure or not self.connection.has_ended
@@ -1512,7 +1498,7 @@ class Client:
                 self.connection.end_sending()
             seconds = max(0.0, deadline - time.monotonic()) if deadline else None
             with contextlib.suppress(Gone):  # the loop's own condition tells
-                if signal.SIGINT in self.terminal.wait(False, sending, timeout=seconds)[1]:
+                if self.reader.wait_to_send(sending, seconds):
                     return True
             if seconds == 0:
                 break

@@ -29,6 +29,7 @@ from tests.helpers.process import (
 )
 
 KNOWN = (("Tom", "Tom11"), ("David", "David22"), ("Beth", "Beth33"))
+NO_ACCOUNT = "not an account; write (UserID, Password), or # before a comment."
 FAST_COST = (4, 1, 1)  # log2(N), r, p: what these tests are about is not the hash
 
 
@@ -99,7 +100,7 @@ class AccountsTest(unittest.TestCase):
             self.assertTrue(accounts.verify(userid, password))
             self.assertTrue(accounts.records[userid].endswith(server.SHIPPED[userid]))
             accounts.close()
-        users = server.read_users(USERS.read_bytes(), "users.txt")
+        users = server.UsersFile(USERS.read_bytes(), "users.txt")
         self.assertEqual(users.plain, {})
 
     # Reading.
@@ -159,8 +160,8 @@ class AccountsTest(unittest.TestCase):
     def test_a_malformed_line_is_named_with_its_number_and_reason(self) -> None:
         good = "(Tom, Tom11)\n"
         for line, reason in (
-            ("Tom Tom11", "not an account; write (UserID, Password), or # before a comment."),
-            ("(Tom Tom11)", "not an account; write (UserID, Password), or # before a comment."),
+            ("Tom Tom11", NO_ACCOUNT),
+            ("(Tom Tom11)", NO_ACCOUNT),
             ("(ab, Tom11)", "UserID must be 3 to 32 characters."),
             ("(a b c, Tom11)", "UserID may hold letters and digits of one script, and _ - ."),
             ("(all, Tom11)", 'UserID "all" is reserved.'),
@@ -213,6 +214,7 @@ class AccountsTest(unittest.TestCase):
     def test_a_line_torn_anywhere_is_set_aside_with_a_warning(self) -> None:
         whole = server.account_line("Tom", server.hash_password("Tom11"))
         torn = server.account_line("Mike", server.hash_password("Mike44"))
+        self.path.touch(0o600)  # as the server makes it
         for length in range(1, len(torn) - 1):
             with self.subTest(length=length):
                 self.warnings.clear()
@@ -230,10 +232,10 @@ class AccountsTest(unittest.TestCase):
 
     def test_what_somebody_typed_wrongly_is_no_crash_and_stays(self) -> None:
         for line, reason in (
-            ("(Anna Anna55)", "not an account; write (UserID, Password), or # before a comment."),
-            ("// note", "not an account; write (UserID, Password), or # before a comment."),
-            ("Tom,Tom11", "not an account; write (UserID, Password), or # before a comment."),
-            ("(Anna, Anna5", "not an account; write (UserID, Password), or # before a comment."),
+            ("(Anna Anna55)", NO_ACCOUNT),
+            ("// note", NO_ACCOUNT),
+            ("Tom,Tom11", NO_ACCOUNT),
+            ("(Anna, Anna5", NO_ACCOUNT),
             (
                 "(Anna, Anna55789)",
                 "the second field is neither a password of 4 to 8 characters nor a scrypt hash.",
@@ -241,7 +243,7 @@ class AccountsTest(unittest.TestCase):
             ("(Anna, $scrypt$ln=9", "not an account; write (UserID, Password), or # before"),
             (
                 "(An na, $scrypt$",
-                "not an account; write (UserID, Password), or # before a comment.",
+                NO_ACCOUNT,
             ),
         ):
             with self.subTest(line=line):
@@ -353,7 +355,7 @@ class AccountsTest(unittest.TestCase):
             accounts.add("Mike", server.hash_password("Mike44"))
         with mock.patch("server.SETTLED_SECONDS", 0.0):
             self.assertTrue(accounts.add("Beth", server.hash_password("Beth33")))
-        self.assertEqual(self.warnings, ["users.txt:2: the line has no end."])
+        self.assertEqual(self.warnings, [f"users.txt:2: {NO_ACCOUNT}"])
         self.assertEqual(set(accounts.records), {"Tom", "Beth"})
 
     def test_a_deleted_file_is_written_anew_with_every_account(self) -> None:
@@ -449,7 +451,7 @@ class AccountsTest(unittest.TestCase):
         text = self.path.read_text() + "(Beth, $scrypt$ln="
         self.save(text)
         self.assertTrue(accounts.verify("Tom", "Tom11"))
-        self.assertEqual(self.warnings, ["users.txt:2: the line has no end."])
+        self.assertEqual(self.warnings, [f"users.txt:2: {NO_ACCOUNT}"])
         self.assertEqual(self.path.read_text(), text)
 
     def test_newuser_waits_until_a_line_that_is_being_written_is_whole(self) -> None:
@@ -682,7 +684,8 @@ class StartTest(unittest.TestCase):
                 self.assertEqual(tom.ask("login Tom Tom11"), "login confirmed")
         finally:
             self.assertEqual(server_process.stop(), 0)
-        self.assertIn("users.txt:2: the last line was cut short", server_process.errors.all()[0])
+        warning = server_process.errors.all()[0]
+        self.assertIn("users.txt:2: the last line, '(Mike', was cut short", warning)
 
     def test_confirmed_accounts_survive_kill_9(self) -> None:
         confirmed: list[str] = []
@@ -698,7 +701,7 @@ class StartTest(unittest.TestCase):
                     server_process.process.kill()  # in the middle of the next one
             finally:
                 server_process.stop()
-        users = server.read_users(self.path.read_bytes(), "users.txt")
+        users = server.UsersFile(self.path.read_bytes(), "users.txt")
         self.assertLessEqual(set(confirmed), set(users.records))
         server_process = ServerProcess(self.path)
         try:

@@ -572,6 +572,11 @@ class PipeTest(unittest.TestCase):
                 )
                 self.assertEqual(output.decode(), f"{refusal}\n" if refusal else "")
 
+    def test_files_with_a_byte_order_mark_each_may_be_joined(self) -> None:
+        lines = ["login Tom Tom11", "who"]
+        marked = "".join(f"\ufeff{line}\n" for line in lines)
+        self.serve(marked.encode(), heard=[*lines, "logout"])
+
     def test_help_is_local(self) -> None:
         output = self.serve(b"HELP\n", heard=["logout"]).decode()
         for command in client.USAGE:

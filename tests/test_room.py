@@ -59,7 +59,7 @@ class RoomBase(unittest.TestCase):
         self.courier.turn.acquire()
         self.shown: list[str] = []
         display = server.Display()
-        display.writers = [mock.Mock(add=lambda entry: self.shown.append(entry[2]))]
+        display.writers = [mock.Mock(add=lambda *entry: self.shown.append(entry[2]))]
         self.room = server.Room(self.courier, display, 3, self.HISTORY)
         self.listeners: list[Listener] = []
         self.addCleanup(self.close_all)
@@ -227,7 +227,7 @@ class RoomTest(RoomBase):
             listener.arrive()
             listener.visitor.arrived = arrived
         self.room.enter(inside.visitor, "Tom")
-        self.assertEqual(self.room.expire(3599.9), 3600.0)
+        self.assertEqual(self.room.expire(3595.0), 3600.0)
         self.assertEqual(self.room.expire(3600.0), 3610.0)
         self.courier._round()
         self.assertEqual(early.heard(), ["Denied. No login within 60 minutes."])

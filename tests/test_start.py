@@ -337,6 +337,24 @@ class SystemTest(ServerTest):
     def wait_for(self, log: Path, text: str) -> None:
         eventually(lambda: log.exists() and text in log.read_text(), f"{text!r} is logged")
 
+    @not_on_windows("Windows removes no file that is open")
+    def test_what_the_log_could_not_take_is_in_it_once_it_can_be_written_again(self) -> None:
+        folder = self.enterContext(temporary_folder()) / "logs"
+        folder.mkdir()
+        running = self.start(options=("--log", str(folder / "room.log")))
+        (tom,) = self.login(running, "Tom")
+        self.wait_for(folder / "room.log", "Tom login.")
+        shutil.rmtree(folder)
+        tom.send("send all first")
+        running.display.until("The log cannot be written: No such file or directory.")
+        tom.send("send all second", "send all third")
+        running.display.until("Tom: third")
+        folder.mkdir()
+        tom.close()
+        running.stop()
+        lines = [line.split(" ", 2)[2] for line in (folder / "room.log").read_text().splitlines()]
+        self.assertEqual(lines, running.display.all()[2:])
+
     @not_on_windows("Windows has no SIGHUP")
     def test_hangup_without_a_terminal_has_the_log_opened_again_and_the_room_goes_on(self) -> None:
         folder = self.enterContext(temporary_folder())

@@ -348,10 +348,10 @@ class EndTest(TerminalTest):
                 self.server.hear_reset()
                 self.server.die()
 
-    def test_a_ctrl_c_while_the_terminal_is_given_back_is_not_lost(self) -> None:
-        with self.client(login=False, program=SLOW_GIVE_BACK) as terminal:
+    def test_a_ctrl_c_just_before_the_logout_is_sent_is_not_lost(self) -> None:
+        with self.client(login=False, program=SLOW_LOG_OUT) as terminal:
             terminal.type("logout\r")
-            terminal.expect("giving back")
+            terminal.expect("logging out")
             terminal.type(CTRL["C"])
             self.assert_ends(terminal)
             self.server.hear_reset()
@@ -645,18 +645,17 @@ client.Connection = Hanging
 sys.exit(client.main(sys.argv[1:]))
 """,
 )
-# A client that gives its terminal back only when a key has come that it has not read.
-SLOW_GIVE_BACK = (
+# A client that logs out only when a key has come that it has not read.
+SLOW_LOG_OUT = (
     "-c",
     """
 import client, os, select, sys
-class Slow(client.Terminal):
-    def give_back(self):
-        if self.is_changed:
-            os.write(1, b"giving back")
-            select.select([0], [], [])
-        super().give_back()
-client.Terminal = Slow
+class Slow(client.Connection):
+    def log_out(self):
+        os.write(1, b"logging out")
+        select.select([0], [], [])
+        return super().log_out()
+client.Connection = Slow
 sys.exit(client.main(sys.argv[1:]))
 """,
 )

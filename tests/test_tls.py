@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import os
 import random
 import signal
@@ -13,11 +14,15 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import client
 import server
+from tests.helpers.census import eventually
 from tests.helpers.certificates import make_certificate, openssl
+from tests.helpers.fake_server import FakeServer
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     CLIENT,
@@ -32,6 +37,7 @@ from tests.helpers.process import (
 )
 from tests.helpers.talker import Talker
 
+NO_PAIR = "no certificate and its key in PEM form"
 ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
 LOGIN = f"login Tom {CHEAP_PASSWORD}\n".encode()
 
@@ -57,19 +63,21 @@ def setUpModule() -> None:
     )
 
 
-HASTE = {"HANDSHAKE_SECONDS": 1, "OUTBOX_LIMIT": 65536}
+HASTE = {"HANDSHAKE_SECONDS": 0.2, "GONE_CHECK": 0.1, "LINGER_SECONDS": 0.1, "OUTBOX_LIMIT": 65536}
+
+
+def files_of(name: str) -> tuple[Path, Path]:
+    return Shared.folder / f"{name}.pem", Shared.folder / f"{name}-key.pem"
 
 
 def options_of(name: str) -> list[str]:
-    files = Shared.folder / f"{name}.pem", Shared.folder / f"{name}-key.pem"
-    return ["--tls-cert", str(files[0]), "--tls-key", str(files[1])]
+    certificate, key = files_of(name)
+    return ["--tls-cert", str(certificate), "--tls-key", str(key)]
 
 
-def run_client(
-    *options: str, typed: bytes = b"", port: int = 0
-) -> subprocess.CompletedProcess[bytes]:
+def run_client(*options: str, typed: bytes) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, str(CLIENT), "--port", str(port or Shared.room.port), *options],
+        [sys.executable, str(CLIENT), "--port", str(Shared.room.port), *options],
         input=typed,
         capture_output=True,
         env=child_environment(),
@@ -153,7 +161,8 @@ class RoomTest(unittest.TestCase):
         self.assertTrue(context.options & ssl.OP_NO_RENEGOTIATION)
 
     def test_stopping_tells_everyone_and_ends_with_status_0(self) -> None:
-        with running_server(["Tom"], options_of("cert")) as room:
+        hasty = altered_server(HASTE)
+        with running_server(["Tom"], options_of("cert"), program=hasty) as room:
             tom = self.enterContext(room.login("Tom"))
             silent = self.enterContext(Talker("127.0.0.1", room.port))
             silent.socket.sendall(b"\x16\x03")
@@ -162,12 +171,10 @@ class RoomTest(unittest.TestCase):
 
 
 class StartTest(unittest.TestCase):
-    def refusal(self, *options: str) -> str:
-        users = ["--users", str(Shared.folder / "nobody.txt"), "--port", "0"]
-        result = run_server(*users, *options)
-        self.assertEqual((result.returncode, result.stdout), (1, ""))
-        self.assertEqual(result.stderr.count("\n"), 1)
-        return result.stderr.strip()
+    def refusal(self, certificate: Path, key: Path | None = None) -> str:
+        with self.assertRaises(OSError) as caught:
+            server.encrypt(certificate, key)
+        return f"{caught.exception.filename}: {server.explain(caught.exception)}."
 
     def test_the_first_lines_tell_that_it_is_encrypted_and_what_others_type(self) -> None:
         hosts = ["DNS:*.lab.example", "DNS:chat.lab.example"]
@@ -183,43 +190,86 @@ class StartTest(unittest.TestCase):
     def test_key_and_certificate_may_be_in_one_file(self) -> None:
         both = Shared.folder / "both.pem"
         both.write_bytes(Shared.key.read_bytes() + Shared.certificate.read_bytes())
-        with running_server(["Tom"], ["--tls-cert", str(both)]) as room:
-            self.assertIn("TLS", room.display.seen[0])
+        server.encrypt(both, None)
 
-    def test_a_file_that_is_missing_is_named(self) -> None:
+    def test_a_file_that_is_missing_is_named_in_one_line(self) -> None:
         missing = str(Shared.folder / "missing.pem")
-        options = ["--tls-cert", str(Shared.certificate), "--tls-key", missing]
-        self.assertEqual(
-            self.refusal(*options), f"server.py: {missing}: No such file or directory."
-        )
+        users = ["--users", str(Shared.folder / "nobody.txt"), "--port", "0"]
+        result = run_server(*users, "--tls-cert", str(Shared.certificate), "--tls-key", missing)
+        line = f"server.py: {missing}: No such file or directory.\n"
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (1, "", line))
 
     def test_what_is_no_certificate_is_refused(self) -> None:
-        users = str(Shared.folder / "users.txt")
-        problem = "no certificate and its key in PEM form"
-        self.assertEqual(self.refusal("--tls-cert", users), f"server.py: {users}: {problem}.")
+        users = Shared.folder / "users.txt"
+        refusal = self.refusal(users, Shared.key)
+        self.assertEqual(refusal, f"{Shared.key}: {NO_PAIR}.")
+
+    def test_a_certificate_without_its_key_is_refused(self) -> None:
+        cure = "Name the key with --tls-key, if it is in another file."
+        refusal = self.refusal(Shared.certificate)
+        self.assertEqual(refusal, f"{Shared.certificate}: {NO_PAIR}. {cure}")
 
     def test_a_key_that_does_not_match_is_refused(self) -> None:
         _, other = make_certificate(Shared.folder, "other")
-        options = ["--tls-cert", str(Shared.certificate), "--tls-key", str(other)]
         problem = f"not the key of the certificate in {Shared.certificate}"
-        self.assertEqual(self.refusal(*options), f"server.py: {other}: {problem}.")
+        self.assertEqual(self.refusal(Shared.certificate, other), f"{other}: {problem}.")
 
     def test_a_passphrase_is_not_asked_for(self) -> None:
         locked = Shared.folder / "locked.pem"
         into = ["-out", str(locked), "-aes256", "-passout", "pass:secret"]
         openssl("ec", "-in", str(Shared.key), *into)
-        options = ["--tls-cert", str(Shared.certificate), "--tls-key", str(locked)]
-        self.assertIn("passphrase", self.refusal(*options))
+        problem = "a key with a passphrase cannot be used: nobody is asked for it"
+        self.assertEqual(self.refusal(Shared.certificate, locked), f"{locked}: {problem}.")
 
     def test_a_key_without_a_certificate_is_a_wrong_option(self) -> None:
-        self.assertEqual(run_server("--tls-key", str(Shared.key)).returncode, 2)
+        with self.assertRaises(SystemExit) as caught, contextlib.redirect_stderr(io.StringIO()):
+            server.parse_options(["--tls-key", str(Shared.key)])
+        self.assertEqual(caught.exception.code, 2)
 
 
 class ClientTest(unittest.TestCase):
-    def refusal(self, *options: str, port: int = 0) -> str:
-        result = run_client(*options, typed=LOGIN, port=port)
-        self.assertEqual((result.returncode, result.stdout), (1, b""))
-        return result.stderr.decode().strip()
+    """Against a server that is played by the test, but for the first and the last."""
+
+    def setUp(self) -> None:
+        self.fake = self.enterContext(FakeServer(4096))
+        self.threads = self.enterContext(ThreadPoolExecutor())
+
+    def options(self, trusted: Path | None) -> SimpleNamespace:
+        ca = str(trusted) if trusted else None
+        return SimpleNamespace(host="127.0.0.1", port=self.fake.port, tls=True, tls_ca=ca)
+
+    def connect(self, trusted: Path | None) -> Future[client.Connection]:
+        """Have a client connect with --tls-ca, or with --tls alone."""
+        future = self.threads.submit(client.connect, self.options(trusted))
+        self.fake.accept()
+        return future
+
+    def shake_hands(self, name: str, at_a_time: int = 65536) -> bytes:
+        """Play the server's part with a certificate; return what the client said after that."""
+        end = server.Tls(server.encrypt(*files_of(name)))
+        self.fake.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        said = b""
+        with contextlib.suppress(ssl.SSLError):
+            while not end.is_open and (data := self.fake.client.recv(65536)):
+                said += end.opened(data)
+                wire = end.sealed(b"")
+                for start in range(0, len(wire), at_a_time):
+                    self.fake.client.sendall(wire[start : start + at_a_time])
+        return said
+
+    def refusal(self, future: Future[client.Connection], trusted: Path | None = None) -> str:
+        error = future.exception(PATIENCE)
+        assert isinstance(error, (OSError, ValueError)), error
+        return client.failure_of(error, self.options(trusted))
+
+    def refusal_of(self, name: str, trusted: Path | None) -> str:
+        """Return why a certificate is not trusted, and what to do."""
+        future = self.connect(trusted)
+        self.assertEqual(self.shake_hands(name), b"")
+        refusal = self.refusal(future, trusted)
+        begin = f"Cannot connect to 127.0.0.1:{self.fake.port}: its certificate is not trusted ("
+        self.assertTrue(refusal.startswith(begin), refusal)
+        return refusal.removeprefix(begin)
 
     def test_a_pipe_gets_every_reply_that_is_owed(self) -> None:
         typed = LOGIN + b"send Tom hello\nwho\n"
@@ -227,49 +277,74 @@ class ClientTest(unittest.TestCase):
         shown = b"login confirmed\nTom (to Tom): hello\nTom\nTom left.\n"
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, shown, b""))
 
-    def test_an_unknown_certificate_is_refused(self) -> None:
-        where = f"127.0.0.1:{Shared.room.port}"
-        refusal = self.refusal("--tls")
+    def test_an_unknown_certificate_is_refused_in_one_line(self) -> None:
+        result = run_client("--tls", typed=LOGIN)
         reason = "its certificate is not trusted (self-signed certificate)."
-        self.assertEqual(
-            refusal.replace("self signed", "self-signed"),  # as OpenSSL 1.1.1 has it
-            f"Cannot connect to {where}: {reason} Get it as a file, and name that with --tls-ca.",
-        )
+        cure = "Get it as a file, and name that with --tls-ca."
+        line = f"Cannot connect to 127.0.0.1:{Shared.room.port}: {reason} {cure}\n"
+        shown = result.stderr.decode().replace("self signed", "self-signed")  # by OpenSSL 1.1.1
+        self.assertEqual((result.returncode, result.stdout, shown), (1, b"", line))
+
+    def test_another_certificate_than_the_trusted_one_is_refused(self) -> None:
+        trusted, _ = make_certificate(Shared.folder, "elsewhere")
+        self.assertIn("name that with --tls-ca.", self.refusal_of("cert", trusted))
 
     def test_a_certificate_for_another_name_is_refused(self) -> None:
-        certificate, _ = make_certificate(Shared.folder, "away", hosts=["DNS:away.example"])
-        with running_server(["Tom"], options_of("away")) as room:
-            refusal = self.refusal("--tls-ca", str(certificate), port=room.port)
-            self.assertIn("Give --host an address that is in it.", refusal)
-            self.assertEqual(len(room.display.seen), 1)
+        trusted, _ = make_certificate(Shared.folder, "away", hosts=["DNS:away.example"])
+        self.assertIn("Give --host an address that is in it.", self.refusal_of("away", trusted))
 
     def test_an_expired_certificate_is_refused(self) -> None:
-        certificate, _ = make_certificate(Shared.folder, "old", days=-1)
-        with running_server(["Tom"], options_of("old")) as room:
-            refusal = self.refusal("--tls-ca", str(certificate), port=room.port)
-            self.assertIn("has expired", refusal)
+        trusted, _ = make_certificate(Shared.folder, "old", days=-1)
+        expired = "certificate has expired). The server needs a new one."
+        self.assertEqual(self.refusal_of("old", trusted), expired)
 
-    def test_a_file_that_holds_no_certificate_is_named(self) -> None:
-        users = str(Shared.folder / "users.txt")
-        self.assertEqual(self.refusal("--tls-ca", users), f"{users}: no certificate in PEM form.")
+    def test_a_file_that_is_missing_or_holds_no_certificate_is_named(self) -> None:
+        users, missing = Shared.folder / "users.txt", Shared.folder / "missing.pem"
+        for file, problem in (
+            (users, "no certificate in PEM form"),
+            (missing, "No such file or directory"),
+        ):
+            with self.assertRaises(OSError) as caught:
+                client.connect(self.options(file))
+            line = client.failure_of(caught.exception, self.options(file))
+            self.assertEqual(line, f"{file}: {problem}.")
 
     def test_a_server_that_speaks_no_tls_is_sent_nothing(self) -> None:
-        listener = self.enterContext(socket.create_server(("127.0.0.1", 0)))
-        port = listener.getsockname()[1]
-        with subprocess.Popen(
-            [sys.executable, str(CLIENT), "--port", str(port), "--tls"],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=child_environment(),
-        ) as process:
-            connection, _ = listener.accept()
-            with connection:
-                self.assertEqual(connection.recv(1), b"\x16")
-                connection.sendall(b"SSH-2.0-something\r\n")
-                assert process.stderr is not None
-                line = process.stderr.read().decode().strip()
-        self.assertEqual(line, f"The server at 127.0.0.1:{port} does not speak TLS.")
-        self.assertEqual(process.returncode, 1)
+        future = self.connect(None)
+        self.assertEqual(self.fake.client.recv(1), b"\x16")
+        self.fake.say("SSH-2.0-something")
+        line = f"The server at 127.0.0.1:{self.fake.port} does not speak TLS."
+        self.assertEqual(self.refusal(future), line)
+
+    def test_an_end_in_the_handshake_is_told(self) -> None:
+        for beginning in (b"", b"\x16\x03\x03\x00"):
+            with self.subTest(beginning):
+                future = self.connect(None)
+                self.assertEqual(self.fake.client.recv(65536)[:1], b"\x16")
+                self.fake.say_bytes(beginning)
+                self.fake.die()
+                self.assertIn("the server closed the connection", self.refusal(future))
+
+    def test_a_handshake_may_come_byte_by_byte(self) -> None:
+        future = self.connect(Shared.certificate)
+        self.shake_hands("cert", at_a_time=1)
+        future.result(PATIENCE).reset()
+
+    def test_lines_that_did_not_arrive_are_named_whole(self) -> None:
+        future = self.connect(Shared.certificate)
+        self.shake_hands("cert")
+        connection = future.result(PATIENCE)
+        sent = [b"login Tom Tom11"]
+        connection.send(sent[0])
+        eventually(lambda: not connection.undelivered(), "the login has arrived")
+        while not connection.has_unsent():
+            sent.append(f"send all {len(sent)} {'x' * 200}".encode())
+            connection.send(sent[-1])
+        lines = connection.undelivered()
+        self.assertIn(sent[-1], lines)
+        self.assertEqual(lines, sent[-len(lines) :])
+        self.assertLess(len(lines), len(sent))
+        connection.reset()
 
     def test_a_plain_client_reads_what_to_use(self) -> None:
         result = run_client(typed=LOGIN)

@@ -8,11 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import unittest
 from typing import ClassVar
 
+import server
 from tests.helpers import cases
 from tests.helpers.census import eventually
 from tests.helpers.process import PATIENCE, ServerTest, altered_server, running_server
@@ -223,6 +225,12 @@ class DoorTest(ServerTest):
 
 class GoneTest(ServerTest):
     """Gone means gone: what a connection had queued is dropped, and its place is free."""
+
+    @unittest.skipUnless(sys.platform == "linux", "only Linux tells what was agreed on")
+    def test_a_segment_fits_into_the_small_buffer_or_its_sender_waits_for_ever(self) -> None:
+        talker = self.connect(self.start())
+        segment = talker.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        self.assertLess(segment, server.RECEIVE_BUFFER / 2)
 
     def test_lines_that_were_queued_when_a_connection_was_reset_are_dropped(self) -> None:
         running = self.start(options=("--rate", "20"))

@@ -11,7 +11,8 @@ is counted: one too few or too many is a failure, and nothing waits for ever.
 
     contenders.py     server.py with --rate 0 and its display on, into a file; the bare C loop
                       (broadcast.c, compiled on the spot if there is a C compiler); the bare Python
-                      loop (broadcast.py); Debian's ngircd, if installed, without its limits
+                      loop (broadcast.py); Debian's ngircd, if installed, without its limits; with
+                      TLS, server.py --tls-cert and the C loop over OpenSSL (libssl-dev)
     rounds.py         one load against each contender in turn, several times
     measurements.py   what is measured, and the goals; each returns rows of the table
     table.py          rows, the tables that are printed, the JSON that is saved

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.contenders import C_LOOP, IRC, SERVER, BenchError
+from tests.bench.contenders import C_LOOP, IRC, SERVER, BenchError, progress
 from tests.bench.measurements import MEASUREMENTS
-from tests.bench.rounds import FULL, QUICK, Bench, progress
+from tests.bench.rounds import FULL, QUICK, Bench
 from tests.bench.table import Row, machine, report, save
 
 
@@ -33,7 +33,9 @@ def main() -> int:
         for name in (C_LOOP, IRC):
             if name not in bench.contenders.names:
                 progress(f"no {name} to compare with")
-        for name in options.only or MEASUREMENTS:
+        chosen = options.only or list(MEASUREMENTS)
+        for number, name in enumerate(chosen, 1):
+            progress(f"{number} of {len(chosen)}: {name}")
             try:
                 rows += MEASUREMENTS[name](bench)
             except (BenchError, OSError, subprocess.SubprocessError) as error:

@@ -26,6 +26,7 @@ from typing import IO
 
 from tests.helpers.certificates import make_certificate
 from tests.helpers.process import CHEAP_HASH, CLIENT, ROOT, SERVER, child_environment
+from tests.helpers.suite import news, progress
 
 START_PATIENCE = 120.0  # seconds until a server must accept connections
 STOP_PATIENCE = 10.0
@@ -56,7 +57,8 @@ Ident = no
 PAM = no
 """
 
-__all__ = ["CLIENT", "SERVER", "child_environment"]  # helpers that others here need as well
+# Helpers that others here need as well.
+__all__ = ["CLIENT", "SERVER", "child_environment", "news", "progress"]
 
 
 class BenchError(Exception):
@@ -168,6 +170,7 @@ class Contenders:
             record = "$scrypt$ln=14,r=8,p=1${}${}".format(*encoded)
             lines += [f"(u{number:05}, {record})\n" for number in range(count, count + real)]
         path = self.folder / "users.txt"
+        path.touch(0o600)  # or the server advises it
         path.write_text("".join(lines))
         return path
 

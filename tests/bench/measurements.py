@@ -29,10 +29,11 @@ from tests.bench.contenders import (
     BenchError,
     child_environment,
     process,
+    progress,
     scrypt,
     wait_for,
 )
-from tests.bench.rounds import CORES, Bench, Figure, Run, on_one_core, progress
+from tests.bench.rounds import CORES, Bench, Figure, Run, on_one_core
 from tests.bench.table import Row, Size
 
 ALL = (OURS, C_LOOP, PYTHON_LOOP, IRC)
@@ -163,24 +164,41 @@ def joining(bench: Bench) -> list[Row]:
 
 
 def crowd(bench: Bench) -> list[Row]:
-    """How cost grows with the room. 10,000 joins told to 10,000 would take bare loops minutes."""
-    found: dict[str, list[Run]] = {}
-    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200
-    for users in bench.scale.sizes:
-        if users > room:
-            progress(f"{users:,} users left out: the limit for descriptors is {room:,}")
-            continue
-        what = f"{users:,} users in one room"
-        job = {"phase": "calm", "users": users, "lines": min(1000, max(60, 200_000 // users))}
-        found = bench.alternate(what, (OURS, C_LOOP), job, quiet=True, runs=bench.scale.few_runs)
-        for name, runs in found.items():
-            figures = [each(runs, kind) for kind in (line_cpu, reach_median, user_memory)]
-            bench.sizes.append(Size(users, name, *map(statistics.median, figures)))
+    """The largest room, wherever the system places the threads."""
+    users = sizes_that_fit(bench)[-1]
+    what = f"{users:,} users in one room"
+    found = room_of(bench, what, users)
     memory = [size / 1000 for size in each(found[OURS], user_memory)]
     return [
         *compare(f"{what}: {REACH}", "ms", found, reach_median, {C_LOOP: 1.3}),
         Row(f"{what}: memory for each user", "kB", memory, goal=26),
     ]
+
+
+def growth(bench: Bench) -> list[Row]:
+    """How cost grows with the room, on one core: the table of sizes, and README's picture."""
+    for users in sizes_that_fit(bench):
+        with on_one_core():
+            found = room_of(bench, f"{users:,} users, one core", users)
+        for name, runs in found.items():
+            figures = [each(runs, kind) for kind in (line_cpu, reach_median, user_memory)]
+            bench.sizes.append(Size(users, name, *map(statistics.median, figures)))
+    return []
+
+
+def sizes_that_fit(bench: Bench) -> list[int]:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200
+    if bench.scale.sizes[-1] > limit:
+        progress(f"rooms of more than {limit:,} left out: the limit for descriptors")
+    return [users for users in bench.scale.sizes if users <= limit]
+
+
+def room_of(bench: Bench, what: str, users: int) -> dict[str, list[Run]]:
+    """One line at a time, fewer in a larger room. 10,000 joins told to all would take minutes."""
+    lines = min(bench.scale.room_lines, max(60, 200_000 // users))
+    job = {"phase": "calm", "users": users, "lines": lines}
+    runs = bench.scale.few_runs
+    return bench.alternate(what, (OURS, C_LOOP), job, quiet=True, runs=runs)
 
 
 def logins(bench: Bench) -> list[Row]:
@@ -400,6 +418,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "joining": joining,
     "logins": logins,
     "crowd": crowd,
+    "growth": growth,
     "accounts": accounts,
     "client": client,
 }

@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.contenders import BenchError, Contenders, Running, load_generator
+from tests.bench.contenders import BenchError, Contenders, Running, load_generator, news
 from tests.bench.table import Conditions, Size
 
 LOAD_PATIENCE = 300.0  # seconds until the load generator must be done
@@ -35,7 +34,7 @@ class Scale:
     lines: int  # calm
     seconds: float  # busy
     joining: int
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # of rooms, to see how cost grows
     login_seconds: float
     accounts: int
     starts: int  # of the client
@@ -46,8 +45,9 @@ class Scale:
         return min(3, self.runs)
 
 
-FULL = Scale(5, 10_000, 200, 1000, 2.0, 1000, (10, 100, 1000, 10_000), 8.0, 1_000_000, 15)
-QUICK = Scale(1, 200, 60, 50, 0.3, 100, (10, 100), 2.0, 20_000, 1)
+SIZES = (3, 10, 50, 200, 1000, 10_000)
+FULL = Scale(5, 10_000, 200, 1000, 2.0, 1000, SIZES, 8.0, 1_000_000, 15)
+QUICK = Scale(1, 200, 60, 50, 0.3, 100, (3, 10, 100), 2.0, 20_000, 1)
 
 
 class Bench:
@@ -74,8 +74,10 @@ class Bench:
         for number in range(runs):
             turn = number % len(names)  # so that nobody always comes after the same one
             for name in [*names[turn:], *names[:turn]]:
-                progress(f"{what}, {name}, {number + 1} of {runs}")
-                with self.contenders.running(name, job["users"], quiet) as server:
+                with (
+                    news(f"{what}, {name}, {number + 1} of {runs}"),
+                    self.contenders.running(name, job["users"], quiet) as server,
+                ):
                     run = self.load(server, job)
                 found[name].append(run | {"memory_before": server.memory})
         for name in names:
@@ -132,7 +134,3 @@ def on_one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, cores)
-
-
-def progress(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)

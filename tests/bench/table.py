@@ -6,7 +6,10 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,8 +101,9 @@ def report(
     rows: Sequence[Row], sizes: Sequence[Size], conditions: Sequence[Conditions], judging: bool
 ) -> None:
     """Print the tables. judging: tell whether goals are met."""
-    heads = ["medians", "server.py", "compared with", "ratio", "from, to", "goal", "met"]
-    print(table(heads, [row.cells(judging) for row in rows]))
+    if rows:
+        heads = ["medians", "server.py", "compared with", "ratio", "from, to", "goal", "met"]
+        print(table(heads, [row.cells(judging) for row in rows]))
     if sizes:
         heads = ["users", "", "CPU for each line, µs", "reaches everyone, ms", "memory each, kB"]
         print(f"\n{table(heads, [size.cells() for size in sizes])}")
@@ -141,6 +145,8 @@ def save(
 ) -> None:
     """Keep the results as JSON. digest: tells which server.py was measured."""
     results = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
         "machine": machine(),
         "server": digest,
         "rows": [row.as_json() for row in rows],

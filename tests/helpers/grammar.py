@@ -41,7 +41,7 @@ class Stream:
         self.commands = 0  # bytes of the line's other telnet commands
         self.is_after_iac = False  # in a subnegotiation
         self.is_skipping = False
-        self.last = -1  # byte, in a line that is skipped
+        self.last = -1  # byte of text, in a line that is skipped
 
     @classmethod
     def of(cls, data: bytes, is_opening: bool = True) -> Stream:
@@ -65,7 +65,8 @@ class Stream:
             self.take_text(byte)
         # A CR may still turn out to belong to the line end, so that one byte more decides.
         if len(self.text) + len(self.command) + self.commands > LONGEST + 1:
-            self.is_skipping, self.last = True, -1 if self.command else byte
+            self.is_skipping = True
+            self.last = self.text[-1] if self.text and not self.command else -1
             self.end_line(OVERLONG)
 
     def skip(self, byte: int) -> None:

@@ -1,22 +1,26 @@
 """One command line for all long suites: python -m tests.long.X [--quick] [NAME ...]
 
 On standard output each case has a line with its figures, and the last line tells how many passed
-and failed. On standard error stand the progress, with the time since the start, and the traces of
-failures. The exit status is 0 if no case failed, 1 if one did, 2 for a name that there is not.
+and failed. On standard error stand the progress, with the time since the start (a case that takes
+long says every few seconds how far it is), and the traces of failures. The exit status is 0 if no
+case failed, 1 if one did, 2 for a name that there is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import threading
 import time
 import traceback
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 BEGAN = time.monotonic()
+NEWS = 5.0  # seconds between two lines about the same thing
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def run(
     chosen = [case for case in cases if not options.names or case.name in options.names]
     results = []
     for number, case in enumerate(chosen, 1):
-        progress(f"{number} of {len(chosen)}: {case.name}")
-        results.append(attempt(case, options.quick))
+        with news(f"{number} of {len(chosen)}: {case.name}"):
+            results.append(attempt(case, options.quick))
         print(line_of(results[-1]), flush=True)
     report(results)
     counts = {verdict: 0 for verdict in ("ok", "FAILED", "skipped")}
@@ -112,6 +116,35 @@ def attempt(case: Case, quick: bool) -> Result:
 def line_of(result: Result) -> str:
     line = f"{result.verdict:7} {result.case.name} ({result.seconds:.1f} s)"
     return f"{line}: {result.figures}" if result.figures else line
+
+
+where = ""  # how far that is which runs, in its own words
+
+
+def at(text: str) -> None:
+    """Tell how far that is which runs: it is shown with the next news, so this costs little."""
+    global where  # noqa: PLW0603
+    where = text
+
+
+@contextlib.contextmanager
+def news(what: str) -> Iterator[None]:
+    """Show what is begun, and then every few seconds how far it is, until it is done."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(NEWS):
+            progress(f"{what}: {where}" if where else what)
+
+    at("")
+    progress(what)
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def progress(text: str) -> None:

@@ -61,6 +61,11 @@ class TlsSocket(socket.socket):
             del self.opened[:size]
         return data
 
+    def settle(self) -> None:
+        """Wait until the other side's handshake is done as well: its session tickets tell."""
+        if self.tls.version() == "TLSv1.3":
+            self._take_in(65536)
+
     def has_news(self) -> bool:
         """Tell whether recv would return at once, or raise: not all that comes is text."""
         if not self.opened and not self.has_ended:

@@ -127,12 +127,14 @@ def killed_among_newusers(quick: bool) -> str:
     with temporary_folder() as folder:
         users = folder / "users.txt"
         for number in range(rounds):
+            suite.at(f"{number} of {rounds} kills, {len(confirmed)} accounts confirmed")
             new = kill_among_newusers(users, number, total // rounds)
             with serving(users, OPTIONS, program=cheap_server()) as process:
                 log_in(process, new)
             kept = hold_lines(users)
             confirmed += new
             assert kept >= len(confirmed)
+        suite.at(f"{rounds} kills, {len(confirmed)} accounts log in")
         with serving(users, OPTIONS, program=cheap_server()) as process:
             log_in(process, confirmed)
     return (
@@ -257,6 +259,7 @@ def killed_at_each_step_of_hashing(quick: bool) -> str:
                 if status != -signal.SIGKILL:
                     break
                 outcomes.append(hold_old_or_new(users, old))
+                suite.at(f"{len(outcomes)} steps, {share} % of a write done")
             assert status in (0, -signal.SIGTERM), status
             assert hold_old_or_new(users, old)
     assert {True, False} == set(outcomes), "not every step was reached"
@@ -279,6 +282,7 @@ def killed_at_each_step_of_setting_aside(quick: bool) -> str:
                 if status != -signal.SIGKILL:
                     break
                 steps += 1
+                suite.at(f"{steps} steps, {share} % of a write done")
                 left = users.read_bytes()
                 assert left.startswith((old, b"# the class of 1999\n")), left
                 with serving_all(users, OPTIONS):
@@ -317,6 +321,7 @@ def killed_at_each_step_of_a_replacement(quick: bool) -> str:
                 if not dies_at_replacement(users, edited, deadly(last, share) + ARM_AT_TIDY):
                     break
                 outcomes.append(hold_old_or_new(users, edited))
+                suite.at(f"{len(outcomes)} steps, {share} % of a write done")
                 with serving_all(users, OPTIONS):
                     assert hashed_in(users) == 5
             assert hold_old_or_new(users, edited)
@@ -349,7 +354,9 @@ def killed_at_any_time_of_hashing(quick: bool) -> str:
     outcomes = []
     with temporary_folder() as folder:
         users, temporary = folder / "users.txt", folder / ".users.txt.new"
-        for turn in range(4 if quick else 20):
+        turns = 4 if quick else 20
+        for turn in range(turns):
+            suite.at(f"{turn} of {turns} kills")
             lay_out(users, old)
             temporary.unlink(missing_ok=True)
             with server_to_kill(users):
@@ -403,6 +410,7 @@ def killed_at_each_step_of_newuser(quick: bool) -> str:
                 if not dies_at_newuser(users, patch):
                     break
                 steps += 1
+                suite.at(f"{steps} steps, {share} % of a write done")
                 torn += not users.read_text().endswith("\n")
                 with serving(users, OPTIONS, program=cheap_server()) as process:
                     written += hold_victim(process)

@@ -472,14 +472,15 @@ def tls_ncat(quick: bool) -> str:
 
 
 def tls_socat(quick: bool) -> str:
-    """socat OPENSSL: the end of its input is a logout (close_notify), and every reply comes."""
+    """socat OPENSSL, the certificate checked: a client like any other."""
     need("socat")
-    seconds = str(PATIENCE)
+    seconds = str(PATIENCE)  # it says nothing at the end of its input, and waits for so long
     target = "OPENSSL:localhost:{0.port},cafile={0.certificate}"
     return converse(
         lambda server: ("socat", "-t", seconds, "-", target.format(server)),
         1000,
-        room=encrypted_room,
+        "logout",
+        encrypted_room,
     )
 
 
@@ -819,6 +820,7 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                     for number, (userid, editor) in enumerate(
                         zip(edited, itertools.cycle(editors), strict=False)
                     ):
+                        suite.at(f"{number} of {saves} times saved")
                         opened = editor(users)
                         newcomers.wait_for_next()
                         opened.add(f"({userid}, {password_of(userid)})")
@@ -826,9 +828,8 @@ def edit(editors: Sequence[type[Ed] | type[Vim] | type[Sed]], saves: int) -> str
                             newcomers.wait_for_next()
                 finally:
                     confirmed = newcomers.finish()
-            server_module.read_users(
-                users.read_bytes(), users.name
-            )  # as the next start will have to
+            # As the next start will have to.
+            server_module.UsersFile(users.read_bytes(), users.name)
             everybody = {"Tom", *edited, *confirmed}
             eventually(
                 lambda: everybody <= userids_in(users),

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 
 from tests.helpers import suite
 from tests.helpers.cases import CASES
@@ -49,6 +50,7 @@ BATCH = 200  # lines that are sent before their replies are looked at
 RESETS = 0.3  # share of the blobs whose connection is reset in the middle
 WITNESSES = 4
 WITNESS_PAUSE = 0.02  # seconds between two lines of one witness
+STANDSTILL = 30.0  # seconds for one batch of lines; it takes well under one
 DELAY_LIMIT = 5.0  # seconds; the machine is shared, a stopped room would be far beyond this
 MEMORY_LIMIT = 16 << 20  # bytes that the second half may add
 TIME_LIMIT = 1200.0  # seconds for each half
@@ -337,6 +339,7 @@ class Fuzzer:
         connection.setblocking(False)
         received, seen = bytearray(self.talker.buffer), 0
         view = memoryview(data)
+        deadline = time.monotonic() + STANDSTILL
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             while (found := received.find(last, seen)) < 0 or (
@@ -345,12 +348,14 @@ class Fuzzer:
                 seen = max(0, len(received) - len(last))
                 ready = selector.select(PATIENCE)
                 assert ready, f"nothing moves; last seen: {bytes(received[-200:])!r}"
+                # Others talk on, so that something can always be read.
+                assert time.monotonic() < deadline, f"no more replies; {len(view)} bytes to go"
                 with contextlib.suppress(BlockingIOError):  # a record of TLS that is not whole yet
                     if ready[0][1] & selectors.EVENT_READ:
                         piece = connection.recv(65536)
                         assert piece, f"the end; last seen: {bytes(received[-200:])!r}"
                         received += piece
-                    else:
+                    elif view:
                         size = self.chance.choice([1, 13, 100, 1460, 16384, 65536])
                         view = view[connection.send(view[:size]) :]
                 if not view and not getattr(connection, "sealed", b""):
@@ -373,6 +378,15 @@ class Fuzzer:
         return self.tally
 
 
+sent_so_far: Synchronized[int]  # lines and blobs, of all fuzzer processes
+
+
+def count_in(counter: Synchronized[int]) -> None:
+    """Have this process count there what it has sent, so that all can tell how far they are."""
+    global sent_so_far  # noqa: PLW0603
+    sent_so_far = counter
+
+
 def fuzz(work: Work) -> Tally:
     """Do a process's share: lines and blobs in turns, on all its connections."""
     chance = random.Random(work.seed)
@@ -380,6 +394,7 @@ def fuzz(work: Work) -> Tally:
     lines, blobs = work.lines, work.blobs
     batches = max(1, lines // BATCH)
     while lines or blobs:
+        before = lines + blobs
         for fuzzer in fuzzers:
             count = min(lines, chance.randint(1, 2 * BATCH))
             fuzzer.send_lines(count)
@@ -390,6 +405,8 @@ def fuzz(work: Work) -> Tally:
                 fuzzer.send_blobs(count)
                 due -= count
                 blobs -= count
+        with sent_so_far.get_lock():
+            sent_so_far.value += before - lines - blobs
     total = Tally()
     for fuzzer in fuzzers:
         total.add(fuzzer.finish())
@@ -512,8 +529,15 @@ def fuzz_in_processes(process: ServerProcess, lines: int, blobs: int, seed: str)
         for number in range(FUZZERS)
     ]
     total = Tally()
-    with multiprocessing.get_context("spawn").Pool(FUZZERS) as pool:  # its end ends them all
-        for tally in pool.map_async(fuzz, works, chunksize=1).get(TIME_LIMIT):
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q")
+    deadline = time.monotonic() + TIME_LIMIT
+    with context.Pool(FUZZERS, count_in, [counter]) as pool:  # its end ends them all
+        tallies = pool.map_async(fuzz, works, chunksize=1)
+        while not tallies.ready() and time.monotonic() < deadline:
+            suite.at(f"{counter.value:,} of {lines + blobs:,} lines and blobs of this half")
+            tallies.wait(1)
+        for tally in tallies.get(0):
             total.add(tally)
     return total
 

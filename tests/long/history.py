@@ -196,6 +196,7 @@ class Joiner:
     def _join_again_and_again(self) -> None:
         joined, present = 0, False
         for number in range(self.count):
+            suite.at(f"{number} of {self.count} visits of each joiner")
             if number == self.count - 1:  # one visit at least has a whole history
                 self.watcher.wait(KEPT * LONGEST)
             talker = self.server.connect()
@@ -527,7 +528,9 @@ def nothing_when_it_is_off(quick: bool) -> str:
         speakers = {
             name: quiet_room(kind, history, stack) for name, (kind, history) in rooms.items()
         }
-        for _ in range(40 if quick else 400):
+        rounds = 40 if quick else 400
+        for number in range(rounds):
+            suite.at(f"{number} of {rounds} rounds")
             for name, (room, visitor) in speakers.items():  # in turn, as the machine is shared
                 spent[name].append(time_of_say(room, visitor))
     best = {name: min(times) for name, times in spent.items()}

@@ -498,6 +498,7 @@ def a_link_dies_and_comes_back(quick: bool) -> str:
     kinds = [(False, True), (True, True), (True, False)]  # has a router, has the option
     plans = [(seconds, *kind) for seconds in ((5.0,) if quick else (5.0, 30.0)) for kind in kinds]
     plans *= 2
+    suite.at(f"{len(plans)} links at once, dead for up to {plans[-1][0]:.0f} s")
     results = side_by_side([partial(outage, *plan) for plan in plans])
     figures, late = [], []
     for plan in dict.fromkeys(plans):
@@ -563,6 +564,7 @@ def flapping(rounds: int, has_router: bool, with_option: bool) -> Flapping:
 
         def flap(began: float) -> None:
             for number in range(rounds):
+                suite.at(f"{number} of {rounds} times off and on")
                 wait_until(began + number * (OFF + ON))
                 network.cut()
                 wait_until(began + number * (OFF + ON) + OFF)
@@ -694,6 +696,7 @@ def dead_peers(has_router: bool, is_talking: bool, quick: bool, dead_for: float)
 def a_link_stays_dead(quick: bool) -> str:
     """dead peers are shown as `(connection lost)` within 2 minutes, and their places are free"""
     dead_for = 12.0 if quick else 90.0
+    suite.at(f"the links are dead for {dead_for:.0f} s")
     runs = [partial(dead_peers, False, is_talking, quick, dead_for) for is_talking in (True, False)]
     return "; ".join(itertools.chain(*side_by_side(runs * 2)))
 
@@ -701,6 +704,7 @@ def a_link_stays_dead(quick: bool) -> str:
 def a_router_forwards_no_more(quick: bool) -> str:
     """the server drops its clients, and the clients say so, within 2 minutes"""
     dead_for = 12.0 if quick else 115.0
+    suite.at(f"nothing is forwarded for {dead_for:.0f} s")
     runs: list[Callable[[], list[str]]] = [
         partial(dead_peers, True, is_talking, quick, dead_for) for is_talking in (True, False)
     ]

@@ -129,6 +129,8 @@ class RoomModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        suite.at(f"{self.house.examples} of {settings().max_examples} examples")
+        self.house.examples += 1
         self.process = self.house.fresh_process()
         self.room: dict[str, Person] = {}
         self.everyone: list[Person] = []
@@ -450,6 +452,7 @@ class House:
         """history: lines that the room keeps."""
         self.users = users
         self.history = history
+        self.examples = 0
         self.process: ServerProcess | None = None
         self.is_clean = False  # after a failure it is not, and the next example needs a new one
         self.before: Census | None = None

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import itertools
 import math
 import os
 import re
+import ssl
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import IO, Any
 from unittest import mock
 
@@ -29,6 +32,7 @@ import client
 import server
 from tests.helpers import suite
 from tests.helpers.cases import CASES, LOGIN_FIRST, SERVER_ONLY
+from tests.helpers.certificates import make_certificate
 from tests.helpers.grammar import OVERLONG, Stream, understood
 from tests.helpers.process import CHEAP_HASH, temporary_folder
 
@@ -351,6 +355,7 @@ TELNET = [
     b"\xff\xf4",
     b"\xff\xf1",
     b"\xff\xfb\n",
+    b"\xff\xfd\r\0",
     b"\xff\xfd\x06",
     b"\xff\xfd",
 ]
@@ -696,15 +701,16 @@ def lawful_users(data: bytes) -> dict[str, str] | int:
 
 @given(users_files)
 def only_defined_accounts_are_read(data: bytes) -> None:
-    """read_users takes what is defined, and names file, line and reason for anything else."""
+    """UsersFile takes what is defined, and names file, line and reason for anything else."""
     lawful = lawful_users(data)
     try:
-        users = server.read_users(data, "users.txt")
+        torn = server.torn_end(data)
+        users = server.UsersFile(data.removesuffix(torn), "users.txt")
     except server.AccountsError as error:
         assert re.fullmatch(rf"users\.txt:{lawful}: [^\n]+", str(error)), (str(error), lawful)
         event("refused")
         return
-    event("read, torn" if users.is_torn else "read")
+    event("read, torn" if torn else "read")
     assert users.records == lawful, (users.records, lawful)
 
 
@@ -748,13 +754,12 @@ def hold_loaded(folder: Path, data: bytes) -> None:
 
 
 def hold_mended(before: bytes, after: bytes, torn: bool) -> None:
-    """Hold a file to what loading may change: passwords hashed, a torn line made a comment."""
+    """Hold a file to what loading may change: passwords hashed, a torn line cut off."""
     old = before.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     new = after.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     if torn:
         assert new[-1] == ""
-        assert new[-2].startswith("# cut short by a crash: ")
-        old, new = old[: len(new) - 2], new[:-2]
+        old = [*old[: len(new) - 1], ""]
     assert len(old) == len(new)
     for was, line in zip(old, new, strict=True):
         account = lawful_account(line)
@@ -775,7 +780,7 @@ def hold_appended(path: Path, before: bytes) -> None:
     accounts.close()
     after = path.read_bytes()
     assert after.startswith(before)
-    assert server.read_users(after, "users.txt").records == known | {"Newcomer": CHEAP_HASH}
+    assert server.UsersFile(after, "users.txt").records == known | {"Newcomer": CHEAP_HASH}
 
 
 def hold_verified(accounts: server.Accounts, data: bytes) -> None:
@@ -814,7 +819,7 @@ class Edit:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path, self.clock = path, clock
         self.text = path.read_text() if path.exists() else ""
-        self.known = server.read_users(self.text.encode(), "users.txt").records
+        self.known = server.UsersFile(self.text.encode(), "users.txt").records
         self.added = ""
         self.rest: Callable[[], object] | None = None  # of a save that has begun
 
@@ -946,7 +951,7 @@ class Office:
         assert not self.mistakes, self.mistakes
         for records in (
             self.accounts.records,
-            server.read_users(self.path.read_bytes(), "users.txt").records,
+            server.UsersFile(self.path.read_bytes(), "users.txt").records,
         ):
             assert self.wanted <= set(records), (self.wanted - set(records), records)
             assert not self.unwanted & set(records), self.unwanted & set(records)
@@ -1013,6 +1018,46 @@ def no_account_is_lost_to_an_editor(story: list[tuple[Any, ...]]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# Encryption: bytes to bytes, without a socket.
+# --------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return what the server encrypts with, and what the client trusts."""
+    with temporary_folder() as folder:
+        certificate, key = make_certificate(folder)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        return server.encrypt(certificate, key), trusting
+
+
+@given(st.lists(st.binary(max_size=40_000), max_size=6), st.randoms(use_true_random=False))
+def encryption_gives_back_the_text_however_it_was_cut(texts: list[bytes], chance: Random) -> None:
+    """What was said is heard, the handshake included, wherever the bytes on the wire were cut."""
+    ours, theirs = contexts()
+    ends = server.Tls(ours), client.Tls(theirs, "localhost")
+
+    def carry(wire: bytes, end: server.Tls | client.Tls) -> bytes:
+        text = b""
+        while wire:
+            size = chance.choice([1, 5, 100, 1024, 20_000])
+            text += end.opened(wire[:size])
+            wire = wire[size:]
+        return text
+
+    ends[1].opened(b"")
+    while not (ends[0].is_open and ends[1].is_open):
+        assert carry(ends[1].sealed(b"lost\n" if not ends[1].is_open else b""), ends[0]) == b""
+        assert carry(ends[0].sealed(b""), ends[1]) == b""
+    for sender, receiver in (ends, ends[::-1]):
+        wire = b"".join([sender.sealed(text) for text in texts])
+        assert carry(wire, receiver) == b"".join(texts)
+        assert not receiver.has_ended
+    carry(ends[1].sealed(b"", is_last=True), ends[0])
+    assert ends[0].has_ended
+
+
+# --------------------------------------------------------------------------------------------------
 # All of them, with as many examples as there is time for.
 # --------------------------------------------------------------------------------------------------
 
@@ -1033,6 +1078,7 @@ PROPERTIES: list[tuple[Callable[[], None], int, int]] = [
     (loading_mends_and_keeps, 2_000, 150),
     (any_beginning_of_an_own_line_is_set_aside, 3_000, 200),
     (no_account_is_lost_to_an_editor, 3_000, 150),
+    (encryption_gives_back_the_text_however_it_was_cut, 3_000, 100),
 ]
 
 
@@ -1055,9 +1101,23 @@ def examples(count: int, quick: bool) -> Iterator[None]:
         yield
 
 
+def counting(test: Callable[..., None], count: int) -> Callable[..., None]:
+    """Return a test that tells how many of its examples it has tried."""
+    tried = itertools.count(1)
+
+    @functools.wraps(test)
+    def counted(*arguments: object, **named: object) -> None:
+        suite.at(f"{next(tried)} of {count} examples")
+        test(*arguments, **named)
+
+    return counted
+
+
 def case_of(check: Callable[[], None], full: int, short: int) -> suite.Case:
     def run(quick: bool) -> str:
         count = short if quick else full
+        handle: Any = check
+        handle.hypothesis.inner_test = counting(handle.hypothesis.inner_test, count)
         with examples(count, quick):
             settings()(check)()  # the profile of now, not of when the property was defined
         return f"{count} examples"

@@ -25,6 +25,7 @@ from pathlib import Path
 import pyte
 from wcwidth import wcswidth, wcwidth
 
+from tests.helpers import suite
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT, child_environment
 from tests.helpers.terminal import CTRL, LEFT, Terminal
@@ -167,7 +168,14 @@ class Emulator:
         return True
 
 
-class PictureTest(unittest.TestCase):
+class ScreenTest(unittest.TestCase):
+    def setUp(self) -> None:
+        name = self.id().rpartition(".")[2]
+        suite.at(name)
+        suite.progress(name)
+
+
+class PictureTest(ScreenTest):
     @contextlib.contextmanager
     def emulator(self, columns: int = 60) -> Iterator[tuple[FakeServer, Emulator]]:
         with FakeServer() as server:
@@ -183,7 +191,8 @@ class PictureTest(unittest.TestCase):
         self.assertEqual(picture(emulator.screen), wanted)
 
     def test_half_typed_text_and_cursor_survive_arriving_lines(self) -> None:
-        for name, text in TEXTS.items():
+        for number, (name, text) in enumerate(TEXTS.items()):
+            suite.at(f"{number} of {len(TEXTS)} texts")
             for back in sorted({0, min(3, len(text)), len(text) // 2, len(text)}):
                 if text[len(text) - back :][:1] == "\u0301":
                     continue  # between a letter and its accent the cursor never stands
@@ -294,6 +303,7 @@ class PictureTest(unittest.TestCase):
                 (question, [80, 50, 49, 48, 47, 46, 30]),
             ):
                 for back in (0, 10, len(text) - 3, len(text)):
+                    suite.at(f"{kind} to {widths[-1]} columns")
                     with self.subTest(kind=kind, text=text, widths=widths, back=back):
                         self.narrow(text, back, widths, kind)
 
@@ -326,7 +336,8 @@ def type_under_fire(count: int, lines_per_second: int = 200) -> str:
         gunner.start()
         begin = time.monotonic()
         try:
-            for line in lines:
+            for number, line in enumerate(lines):
+                suite.at(f"{number} of {len(lines)} lines typed under fire")
                 # Typed wrong and put right: a letter in the middle, one at the end.
                 keys = (
                     line[:12]
@@ -423,7 +434,7 @@ class Tmux:
 
 
 @unittest.skipUnless(shutil.which("tmux"), "tmux is not installed")
-class TmuxTest(unittest.TestCase):
+class TmuxTest(ScreenTest):
     @contextlib.contextmanager
     def tmux(self, columns: int = 60) -> Iterator[tuple[FakeServer, Tmux]]:
         with FakeServer() as server:
@@ -563,7 +574,8 @@ def main() -> None:
         print_captures()
         return
     QUICK = "--quick" in arguments
-    unittest.main(argv=[sys.argv[0]] + [a for a in arguments if a != "--quick"])
+    with suite.news("the picture on the screen"):
+        unittest.main(argv=[sys.argv[0]] + [a for a in arguments if a != "--quick"], verbosity=0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.long.faults.stage import LONG, Scene, Stage, fault, is_who, mebibytes
 # place, in the form of the display.
 LOG_AS_DISPLAY = """
 def write_as_display(writer, *stream, init=server.Writer.__init__):
-    init(writer, *stream[:4])  # without its path, a log has the form of the display
+    init(writer, *stream[:4], None)  # without its path, a log has the form of the display
 server.Writer.__init__ = write_as_display
 """
 
@@ -79,7 +79,7 @@ def display_stuck(stage: Stage) -> None:
         )
 
 
-@fault("--log /dev/full: shown once, the room goes on", fast=True)
+@fault("--log /dev/full: shown once, the room goes on")
 def log_full(stage: Stage) -> None:
     if not Path("/dev/full").exists():
         raise unittest.SkipTest("there is no /dev/full")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
+import functools
 import hashlib
 import hmac
 import itertools
@@ -16,6 +17,7 @@ import struct
 import threading
 import time
 import unittest
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -37,10 +39,12 @@ ENCRYPTED = b"Denied. This room is encrypted. Use: python client.py --tls\n"
 TLS_1_2, TLS_1_3 = 0x0303, 0x0304
 
 
+@functools.cache
 def hello() -> bytes:
     """Return what a client says first."""
     outgoing = ssl.MemoryBIO()
-    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="x")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
@@ -71,7 +75,7 @@ def secured(talker: Talker) -> TlsSocket:
 def tls_stalls(stage: Stage) -> None:
     seconds = stage.choose(1, 10)
     constants = {"HANDSHAKE_SECONDS": seconds} if stage.quick else {}
-    count = stage.choose(10, 30)
+    count = stage.choose(10, 18)
     with stage.scene(("Tom",), SMALL_DOOR, tls=True, constants=constants) as scene:
         before = scene.census()
         began = time.monotonic()
@@ -92,28 +96,40 @@ def tls_stalls(stage: Stage) -> None:
         stage.note(f"{len(begun)} of them, closed after {lasted:.1f} s; CPU {busy:.2f} s a second")
 
 
-@fault("a flood of hellos and of handshakes: nobody waits, a newcomer from elsewhere gets in")
+@fault("a flood of hellos, each gone at once: nobody waits, a newcomer from elsewhere gets in")
 def tls_hellos(stage: Stage) -> None:
-    seconds = stage.choose(2, 10)
     greeting = hello()
-    hellos, handshakes = itertools.count(), itertools.count()
 
     def begin(scene: Scene) -> None:
         with dial(scene.server) as connection:
             connection.sendall(greeting)
-            next(hellos)
 
+    flood_the_door(stage, begin)
+
+
+@fault("a flood of whole handshakes: nobody waits, a newcomer from elsewhere gets in")
+def tls_handshakes(stage: Stage) -> None:
     def shake_hands(scene: Scene) -> None:
-        with scene.server.connect(source="127.0.0.3"):
-            next(handshakes)
+        scene.server.connect(source="127.0.0.2").close()
+
+    flood_the_door(stage, shake_hands)
+
+
+def flood_the_door(stage: Stage, task: Callable[[Scene], None]) -> None:
+    """Do it again and again in two threads."""
+    seconds = stage.choose(1, 10)
+    done = itertools.count()
+
+    def count(scene: Scene) -> None:
+        task(scene)
+        next(done)
 
     with stage.scene(("Tom",), SMALL_DOOR, rate=10, tls=True) as scene:
         before = scene.census()
         with scene.fault(median=0.03, worst=0.3):
             spent, began = -scene.cpu(), time.monotonic()
-            floods = [partial(again_and_again, partial(task, scene)) for task in (begin, begin)]
-            floods += [partial(again_and_again, partial(shake_hands, scene))] * 2
-            with meanwhile(*floods):
+            flood = partial(again_and_again, partial(count, scene))
+            with meanwhile(flood, flood):
                 time.sleep(seconds / 2)
                 tried = time.monotonic()
                 newcomer = scene.connect()
@@ -125,9 +141,8 @@ def tls_hellos(stage: Stage) -> None:
         scene.hang_up()
         scene.settle(before)
         stage.note(
-            f"{next(hellos) / lasted:.0f} hellos and {next(handshakes) / lasted:.0f} handshakes a "
-            f"second, server CPU {spent / lasted:.2f} s a second; a newcomer is in after "
-            f"{waited:.2f} s"
+            f"{next(done) / lasted:.0f} a second, server CPU {spent / lasted:.2f} s a second; "
+            f"a newcomer is in after {waited:.2f} s"
         )
 
 
@@ -269,6 +284,7 @@ def flood_with_key_updates(stage: Stage, reads: bool) -> None:
             client.write(b"who\n")
             client.wait_for(b"Denied. Please login first.\n")
             with meanwhile(partial(update, client)):
+                time.sleep(0.7)  # until its burst is used up
                 spent = -scene.cpu()
                 time.sleep(seconds)
                 now = scene.census()
@@ -277,9 +293,9 @@ def flood_with_key_updates(stage: Stage, reads: bool) -> None:
         grown = now.memory - before.memory
         assert grown < 8 << 20, f"memory grew by {mebibytes(grown)}"
         share = spent / seconds
-        assert share < 0.5, f"{share:.2f} s of CPU a second"
+        assert share < 0.4, f"{share:.2f} s of CPU a second"
         stage.note(
-            f"answers {'' if reads else 'not '}read: {next(updates) / seconds:.0f} a second, "
+            f"answers {'' if reads else 'not '}read: {next(updates)} in {seconds + 0.7:.0f} s, "
             f"server CPU {share:.2f} s a second, memory +{mebibytes(max(0, grown))}"
         )
 
@@ -369,6 +385,7 @@ def tls_empty_records(stage: Stage) -> None:
                         next(sent)
 
             with meanwhile(flood):
+                time.sleep(0.5)  # until its burst is used up
                 spent = -scene.cpu()
                 time.sleep(seconds)
                 spent += scene.cpu()
@@ -378,14 +395,14 @@ def tls_empty_records(stage: Stage) -> None:
                 read_to_end(endless.socket)
         scene.settle(before)
         share = spent / seconds
-        assert share < 0.5, f"{share:.2f} s of CPU a second"
+        assert share < 0.4, f"{share:.2f} s of CPU a second"
         stage.note(f"{30 * next(sent) / seconds:.0f} a second, server CPU {share:.2f} s a second")
 
 
-@fault("cut without close_notify: (connection lost), what it had queued is dropped")
+@fault("cut without close_notify: shown as (connection lost), the place is free at once")
 def tls_cut(stage: Stage) -> None:
-    count = stage.choose(5, 50)
-    with stage.scene(("Tom", "Beth"), rate=10, tls=True) as scene:
+    count = stage.choose(10, 100)
+    with stage.scene(("Tom", "Beth"), tls=True, private=True) as scene:
         beth = scene.login("Beth")
         before = scene.census()
         slowest = 0.0
@@ -393,14 +410,12 @@ def tls_cut(stage: Stage) -> None:
             for number in range(count):
                 tom = scene.login("Tom")
                 beth.until("Tom joins.")
-                if number % 2:
-                    tom.send(*[f"send Beth {line}" for line in range(30)])
-                    beth.until("Tom (to Beth): 1")
-                    secured(tom).seal(b"never sent\n")
+                if number % 2:  # in the middle of a record
+                    secured(tom).send_sealed(secured(tom).seal(b"send Beth half\n")[:-1])
                 began = time.monotonic()
                 secured(tom).cut()
                 scene.shown(r"Tom logout \(connection lost\)\.")
-                beth.until("Tom left.")
+                assert beth.until("Tom left.")[:-1] == [], "half a record was obeyed"
                 slowest = max(slowest, time.monotonic() - began)
                 scene.talkers.remove(tom)
                 tom.close()
@@ -462,7 +477,8 @@ def tls_plain_text(stage: Stage) -> None:
             for data in PLAIN:  # under way when the room has begun to speak TLS
                 connection = dial(scene.server)
                 connection.sendall(hello()[:50] + data)
-                connection.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # it may be closed already
+                    connection.shutdown(socket.SHUT_WR)
                 said = read_to_end(connection)
                 assert b"Denied" not in said, (data[:20], said)
         scene.settle(before)
@@ -486,18 +502,18 @@ def tls_idle_crowd(stage: Stage) -> None:
                     typist.send_bytes(typed[:1])
                     typed = typed[1:]
                 if number % 3 == 0:
-                    scene.connect_from("127.0.0.2")
+                    scene.connect_and_settle("127.0.0.2")
                 else:
                     connection = stack.enter_context(dial(scene.server))
                     connection.sendall(hello()[: 80 * (number % 3 - 1)])
             typist.send_bytes(typed)
             typist.expect("login confirmed")
             most = scene.census()
-            scene.settle(before, more=101)  # the typist, and a full door
+            scene.settle(before, more=100)  # the typist, and a door that was full with him
         scene.hang_up()
         scene.settle(before)
-        each = (most.memory - before.memory) / 101
-        stage.note(f"{count} of them; the typist got in; {each / 1000:.0f} kB for each that stays")
+        grown = mebibytes(most.memory - before.memory)
+        stage.note(f"{count} of them, 100 of which stay; the typist got in; memory +{grown}")
 
 
 @fault("200 users over TLS who only listen: memory for each, and what 30 s of silence cost")

@@ -34,7 +34,10 @@ def limited(process: int, name: str, amount: int) -> Iterator[None]:
         resource.prlimit(process, what, (soft, hard))
 
 
-@fault("shown; no spinning; served when they are back")
+NO_HANDSHAKE = "who was not accepted, or has no thread, cannot shake hands and be told anything"
+
+
+@fault("shown; no spinning; served when they are back", plain_only=NO_HANDSHAKE)
 def descriptors(stage: Stage) -> None:
     seconds = stage.choose(0.3, 10)
     constants = {"ACCEPT_PAUSE": 0.1} if stage.quick else {}
@@ -56,7 +59,7 @@ def descriptors(stage: Stage) -> None:
         stage.note(f"server CPU {spent:.2f} s in {seconds} s without; served when they are back")
 
 
-@fault("that connection is told `The server is busy.`, then on", fast=True)
+@fault("that connection is told `The server is busy.`, then on", fast=True, plain_only=NO_HANDSHAKE)
 def threads(stage: Stage) -> None:
     with stage.scene(("Tom",)) as scene:
         before = scene.census()

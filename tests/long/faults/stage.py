@@ -30,6 +30,7 @@ from tests.helpers.process import (
 )
 from tests.helpers.suite import name_of
 from tests.helpers.talker import Talker
+from tests.helpers.tls_socket import TlsSocket
 from tests.long.faults.witnesses import PING, PONG, Trip, Witnesses
 
 DELAY_LIMIT = 1.0  # seconds for a round trip; gross, as the machine may be busy with other things
@@ -70,6 +71,18 @@ class Scene:
     def connect(self, *, receive_buffer: int = 0) -> Talker:
         self.talkers.append(self.server.connect(receive_buffer=receive_buffer))
         return self.talkers[-1]
+
+    def connect_and_settle(self, source: str = "") -> Talker:
+        """Connect until it lasts: over TLS, who is evicted within its handshake is told nothing."""
+        while True:
+            try:
+                talker = self.server.connect(source=source)
+                if isinstance(talker.socket, TlsSocket):
+                    talker.socket.settle()
+            except ConnectionError:
+                continue
+            self.talkers.append(talker)
+            return talker
 
     def connect_from(self, source: str) -> Talker:
         """source: an address of its own: any 127.x.y.z is this machine."""

@@ -43,7 +43,7 @@ def stop_stalled(stage: Stage) -> None:
         stage.note(f"SIGTERM, {len(names)} stalled: gone after {seconds:.1f} s")
 
 
-@fault("mid-flood: all that was shown was heard, then the farewell", fast=True)
+@fault("mid-flood: all that was shown was heard, then the farewell")
 def stop_flood(stage: Stage) -> None:
     times = stage.choose(1, 10)
     seconds = [stop_a_flood(stage, (signal.SIGINT, signal.SIGTERM)[n % 2]) for n in range(times)]

@@ -27,13 +27,15 @@ SHORT_KEEPALIVE = (
 # Prints what the kernel was really told about each connection.
 SHOW_OPTIONS = """
 import socket
-def configure(connection, configure=server.configure):
-    configure(connection)
+def set_options(connection, options, set_options=server.set_options):
+    set_options(connection, options)
+    if options is not server.CONNECTION_OPTIONS:
+        return
     told = [connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
     told += [connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in (
         "TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")]
     print("options:", *told, file=sys.stderr, flush=True)
-server.configure = configure
+server.set_options = set_options
 """
 
 

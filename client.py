@@ -31,6 +31,7 @@ if sys.version_info < (3, 11):
 import codecs
 import contextlib
 import errno
+import io
 import os
 import re
 import select
@@ -47,7 +48,7 @@ try:
     import termios
 
     HAS_TERMIOS = True
-except ImportError:  # Windows: no line editing there, plain lines instead
+except ImportError:  # Windows: see Console
     HAS_TERMIOS = False
 
 VERSION = "1.0"
@@ -64,13 +65,14 @@ LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after l
 PACED_FROM = 20  # lines or more were sent at a time: it reads them at its own pace, but
 SLOWEST_PACE = 5  # lines a second at least
 
-HELP = """\
+END_KEY = "Ctrl-D" if HAS_TERMIOS else "Ctrl-Z Enter"
+HELP = f"""\
 login UserID Password    join the room; a password left out is asked for unseen
 newuser UserID Password  sign up; UserID 3 to 32 characters, password 4 to 8
 send all Message         say something to everyone, 1 to 256 characters
 send UserID Message      say something to one user alone
 who                      list who is in the room
-logout                   leave (also Ctrl-D, or Ctrl-C on an empty line)
+logout                   leave (also {END_KEY}, or Ctrl-C on an empty line)
 help                     show this list"""
 
 
@@ -348,14 +350,16 @@ def to_column(column: int) -> str:
 class Screen:
     """Standard output. Any thread may call show, edit, finish and clear.
 
-    is_editing: it is a terminal that understands escape sequences, and the Editor draws on it;
-    otherwise lines and a bare prompt are all that is ever written.
+    is_editing: it is a terminal, and the Editor draws on it; otherwise lines and a bare prompt are
+    all that is ever written. knows_escapes: it understands escape sequences. An old console that
+    does not gets a prompt of one row, which needs none.
     All of them raise OutputClosed when nothing can be written any more.
     """
 
-    def __init__(self, is_editing: bool) -> None:
+    def __init__(self, is_editing: bool, knows_escapes: bool) -> None:
         self.is_editing = is_editing
-        self.is_coloured = is_editing and not os.environ.get("NO_COLOR")
+        self.knows_escapes = knows_escapes
+        self.is_coloured = knows_escapes and not os.environ.get("NO_COLOR")
         self.lock = threading.Lock()
         # Unbuffered: nothing waits in Python, so there is nothing to flush on any way out.
         self.output = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
@@ -389,7 +393,7 @@ class Screen:
 
     def clear(self) -> None:
         with self.lock:
-            self.write(CLEAR_SCREEN + self.draw())
+            self.write((CLEAR_SCREEN if self.knows_escapes else self.erase()) + self.draw())
 
     def dress(self, line: str, colour: str, stamp: str) -> str:
         text = stamp + visible(line)
@@ -406,6 +410,8 @@ class Screen:
             return ""
         if not self.is_editing:
             return "\n"  # what was typed so far stays where it is, and in the terminal's hands
+        if not self.knows_escapes:
+            return "\r" + " " * (window_size()[0] - 1) + "\r"
         # In a window made narrower, some terminals break the rows that are too long, others cut
         # them. What was above the cursor when it was drawn is surely ours in both: a row of junk
         # left there is better than a row of the chat erased.
@@ -420,6 +426,8 @@ class Screen:
         if not (self.prompt and self.is_editing):
             return self.prompt
         columns, height = window_size()
+        if not self.knows_escapes:
+            return self.draw_row(columns - 1)
         position = len(self.prompt) + self.cursor
         self.layout = layout = Layout(self.prompt + self.text, position, columns)
         layout.keep_rows(height)
@@ -427,6 +435,16 @@ class Screen:
         move = (f"\x1b[{up}A" if up else "") + to_column(layout.cursor_column)
         # Row ends are ours, not the terminal's, so that its idea of them cannot differ.
         return WRAP_OFF + "\n".join(layout.rows) + WRAP_ON + move
+
+    def draw_row(self, columns: int) -> str:
+        """Return what fits into a row of prompt and text, and backspaces to the cursor."""
+        head = visible(self.prompt + self.text[: self.cursor])
+        tail = visible(self.text[self.cursor :])
+        while width_of(head) > columns:
+            head = head[1:]
+        while width_of(head + tail) > columns:
+            tail = tail[:-1]
+        return head + tail + "\b" * width_of(tail)
 
     def write(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -441,12 +459,14 @@ class Screen:
 
 
 # --------------------------------------------------------------------------------------------------
-# Terminal: all that knows termios, and what the main thread waits for. Signals only wake it with
-# their number, the receiver does with GONE. They are obeyed where the main thread looks, so that
-# nothing is interrupted half way.
+# Terminal: all that knows termios, and what the main thread waits for; Console is the same for
+# Windows. Signals only wake it with their number, the receiver does with GONE. They are obeyed
+# where the main thread looks, so that nothing is interrupted half way.
 
 PASTE_ON, PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 GONE = 0  # not a signal's number
+RESIZED = 255  # nor is this
+CONTINUED = getattr(signal, "SIGCONT", 254)  # which Windows has not
 
 
 class Gone(Exception):
@@ -456,20 +476,29 @@ class Gone(Exception):
 class Terminal:
     """Standard input, be it a terminal or not. For the main thread, but for `wake`.
 
-    is_editing: it is a terminal, and the Editor's from `take` to `give_back`, between two lines
-    too, or it would echo what is typed there. Any other terminal's settings stay as they are.
+    is_editing: it is a terminal, as is standard output, and the Editor's from `take` to
+    `give_back`, between two lines too, or it would echo what is typed there. Any other terminal's
+    settings stay as they are. knows_escapes: the Editor may use escape sequences.
     """
 
-    def __init__(self, is_editing: bool) -> None:
-        self.is_editing = is_editing
+    def __init__(self) -> None:
         self.is_terminal = os.isatty(0)
-        self.found = termios.tcgetattr(0) if HAS_TERMIOS and self.is_terminal else None
+        self.is_editing = self.is_terminal and os.isatty(1) and self.can_edit()
+        self.knows_escapes = self.is_editing
         self.is_changed = False
+        self.keyboard = 0  # the descriptor that tells of something to read
         self.waker, self.waiting = socket.socketpair()
         self.waker.setblocking(False)
         self.waiting.setblocking(False)
         # Without this, a signal just before a wait would only be seen after it.
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        self.prepare()
+
+    def can_edit(self) -> bool:
+        return os.environ.get("TERM", "") not in ("", "dumb")
+
+    def prepare(self) -> None:
+        self.found = termios.tcgetattr(0) if self.is_terminal else None
 
     def take(self, interruptible: bool = False) -> None:
         """Have the terminal do nothing by itself, but for the signal of Ctrl-C if interruptible."""
@@ -518,11 +547,11 @@ class Terminal:
             return b""
 
     def has_more(self) -> bool:
-        return HAS_TERMIOS and bool(select.select([0], [], [], 0)[0])
+        return bool(select.select([self.keyboard], [], [], 0)[0])
 
-    def wake(self) -> None:
-        """Have `wait` raise Gone. For any thread."""
-        self.waker.send(bytes([GONE]))
+    def wake(self, reason: int = GONE) -> None:
+        """Have `wait` raise Gone, or return. For any thread."""
+        self.waker.send(bytes([reason]))
 
     def wait(
         self, keyboard: bool, sending: socket.socket | None = None, timeout: float | None = None
@@ -532,12 +561,166 @@ class Terminal:
         timeout: in seconds, None for ever. Return whether standard input can be read, and the
         signals that this was woken with. Raises Gone.
         """
-        watched = [self.waiting.fileno()] + [0] * keyboard
+        watched = [self.waiting.fileno()] + [self.keyboard] * keyboard
         ready = select.select(watched, [sending] if sending else [], [], timeout)[0]
         woken_with = self.waiting.recv(4096) if self.waiting.fileno() in ready else b""
         if GONE in woken_with:
             raise Gone
-        return 0 in ready, woken_with
+        return self.keyboard in ready, woken_with
+
+
+# Of Windows' console: https://learn.microsoft.com/windows/console/setconsolemode
+PROCESSED_INPUT, LINE_INPUT, ECHO_INPUT, WINDOW_INPUT, VT_INPUT = 0x1, 0x2, 0x4, 0x8, 0x200
+PROCESSED_OUTPUT, VT_OUTPUT = 0x1, 0x4
+KEY_EVENT, RESIZE_EVENT = 1, 4
+RECORD_SIZE = 20  # bytes
+ANY_ALT, ANY_CTRL, ENHANCED = 0x3, 0xC, 0x100
+ALT_KEY = 0x12
+NUMBER_PAD = frozenset((0x0C, *range(0x21, 0x29), 0x2D, *range(0x60, 0x6A)))
+ARROWS = {0x23: "F", 0x24: "H", 0x25: "D", 0x26: "A", 0x27: "C", 0x28: "B"}  # End and Home, too
+DELETE_KEY = 0x2E
+
+
+class Console(Terminal):
+    """Windows' console, or a pipe or a file there, where `select` takes nothing but sockets.
+
+    So a thread reads and passes on what it read: the Editor gets what a terminal would send for
+    the keys in the console's input records. Others get lines; a thread of these reads only when
+    asked to, or the next line would be echoed before it is known to be a password.
+    """
+
+    def can_edit(self) -> bool:
+        return console_mode(0) != 0
+
+    def obeys_escapes(self) -> bool:
+        """Tell whether the console understands them: since Windows 10, unless told not to."""
+        obeys = set_console_mode(1, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT)
+        set_console_mode(1, self.modes[1])
+        return obeys and os.environ.get("TERM") != "dumb"
+
+    def prepare(self) -> None:
+        self.modes = console_mode(0), console_mode(1)
+        self.knows_escapes = self.is_editing and self.obeys_escapes()
+        self.chunks: deque[bytes] = deque()
+        self.is_wanted = threading.Event()
+        self.teller, self.told = socket.socketpair()  # of a chunk, by a byte
+        self.keyboard = self.told.fileno()
+        pass_on = self.pass_keys if self.is_editing else self.pass_lines
+        threading.Thread(target=pass_on, daemon=True).start()
+
+    def take(self, interruptible: bool = False) -> None:
+        if self.is_editing:
+            raw = self.modes[0] & ~(LINE_INPUT | ECHO_INPUT | PROCESSED_INPUT)
+            raw |= WINDOW_INPUT | (PROCESSED_INPUT if interruptible else 0)
+            if not self.knows_escapes:
+                self.set_modes(raw, self.modes[1])
+                return
+            self.set_modes(raw | VT_INPUT, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT, PASTE_ON)
+
+    def give_back(self) -> None:
+        if self.is_changed:
+            self.set_modes(*self.modes, PASTE_OFF if self.knows_escapes else b"")
+            self.is_changed = False
+
+    def hide_typing(self) -> None:
+        self.set_modes(self.modes[0] & ~ECHO_INPUT, self.modes[1])
+
+    def set_modes(self, of_input: int, of_output: int, sequence: bytes = b"") -> None:
+        self.is_changed = True
+        set_console_mode(0, of_input)
+        if sequence:
+            set_console_mode(1, of_output | PROCESSED_OUTPUT | VT_OUTPUT)
+            with contextlib.suppress(OSError):
+                os.write(1, sequence)
+        set_console_mode(1, of_output)
+
+    def wait(
+        self, keyboard: bool, sending: socket.socket | None = None, timeout: float | None = None
+    ) -> tuple[bool, bytes]:
+        if keyboard:
+            self.is_wanted.set()
+        return super().wait(keyboard, sending, timeout)
+
+    def read(self) -> bytes:
+        self.told.recv(1)
+        return self.chunks.popleft()
+
+    def pass_on(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+        self.teller.send(b"\0")
+
+    def pass_keys(self) -> None:
+        import ctypes
+
+        records, count = ctypes.create_string_buffer(256 * RECORD_SIZE), ctypes.c_ulong()
+        decoder = codecs.getincrementaldecoder("utf-16-le")("replace")
+        while call_console("ReadConsoleInputW", 0, records, 256, ctypes.byref(count)):
+            data = records.raw[: count.value * RECORD_SIZE]
+            units = keys_of(data).encode("utf-16-le", "surrogatepass")
+            if keys := decoder.decode(units):  # a surrogate waits for its other half
+                self.pass_on(keys.encode())
+            if RESIZE_EVENT in data[::RECORD_SIZE]:
+                self.wake(RESIZED)
+        self.pass_on(b"")
+
+    def pass_lines(self) -> None:
+        # os.read would give what is typed in the console's code page, or lose it.
+        with open(0, "rb", buffering=0, closefd=False) as source:
+            while self.is_wanted.wait():
+                try:
+                    chunk = source.read(65536)
+                except OSError:  # a console that was closed
+                    chunk = b""
+                self.is_wanted.clear()
+                self.pass_on(chunk or b"")
+
+
+def keys_of(records: bytes) -> str:
+    """Return what a terminal would send for a console's input records (struct INPUT_RECORD).
+
+    In units of UTF-16, as the halves of a surrogate pair come one by one.
+    """
+    keys = ""
+    words = memoryview(records).cast("H")  # ten a record
+    for at in range(0, len(words), 10):
+        kind, _, is_down, _, repeat, key, _, unit, state, _ = words[at : at + 10]
+        has_alt = bool(state & ANY_ALT) and not state & ANY_CTRL  # both together are AltGr
+        # Alt and digits of the number pad compose a character, which comes when Alt is released.
+        is_composing = has_alt and key in NUMBER_PAD and not state & ENHANCED
+        if kind != KEY_EVENT or is_composing or not (is_down or (key == ALT_KEY and unit)):
+            continue
+        if unit:
+            keys += (("\x1b" if has_alt and is_down else "") + chr(unit)) * repeat
+        elif key in ARROWS:
+            modifier = "1;5" if state & ANY_CTRL else "1;3" if has_alt else ""
+            keys += f"\x1b[{modifier}{ARROWS[key]}" * repeat
+        elif key == DELETE_KEY:
+            keys += "\x1b[3~" * repeat
+    return keys
+
+
+def call_console(function: str, descriptor: int, *arguments: object) -> bool:
+    """Call a function of Windows' console; tell whether it did what it should."""
+    if sys.platform == "win32":
+        import ctypes
+        import msvcrt
+
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        return bool(getattr(ctypes.windll.kernel32, function)(handle, *arguments))
+    return False
+
+
+def console_mode(descriptor: int) -> int:
+    """Return the mode of a console, 0 if it is none."""
+    import ctypes
+
+    mode = ctypes.c_ulong()
+    call_console("GetConsoleMode", descriptor, ctypes.byref(mode))
+    return mode.value
+
+
+def set_console_mode(descriptor: int, mode: int) -> bool:
+    return call_console("SetConsoleMode", descriptor, mode)
 
 
 def window_size() -> tuple[int, int]:
@@ -759,7 +942,7 @@ class Editor:
         self, sending: socket.socket | None = None, timeout: float | None = None
     ) -> None:
         can_read, woken_with = self.terminal.wait(not self.is_hung_up, sending, timeout)
-        if signal.SIGCONT in woken_with:  # after a stop, the shell may have left it in any state
+        if CONTINUED in woken_with:  # after a stop, the shell may have left it in any state
             self.terminal.take()
         if signal.SIGINT in woken_with:
             self.typed_ahead.append(Editor.interrupt)
@@ -882,6 +1065,10 @@ class Editor:
 
     def suspend(self) -> None:
         """Stop as Ctrl-Z should, with a sane terminal meanwhile; go on where it was after `fg`."""
+        if not HAS_TERMIOS:  # Windows: there Ctrl-Z is the end of input
+            if not self.line.text:
+                self.end_line(None)
+            return
         self.screen.finish(self.prompt, "" if self.is_hidden else self.line.text)
         self.terminal.give_back()
         os.kill(0, signal.SIGTSTP)  # the whole job, as the kernel would
@@ -932,6 +1119,9 @@ KEYS = {code: action for action, codes in KEY_TABLE for code in codes}
 # Plain lines: from a pipe, a file, or a terminal without escape sequences. Such a terminal edits
 # and echoes its lines itself, and its settings stay as they were found: in Emacs' shell it echoes
 # nothing, as Emacs does.
+TTY = "CONOUT$" if sys.platform == "win32" else "/dev/tty"
+
+
 class PlainLines:
     """Of a line over MAX_LINE only so much is kept that the check will refuse it."""
 
@@ -955,25 +1145,21 @@ class PlainLines:
             self.read_more()
         line = self.lines.popleft()
         if self.has_prompt:  # whoever echoes a line echoes its end, but nothing for Ctrl-D
-            self.screen.finish("", "", end="\n" if line is None else "")
+            lacks_end = line is None and HAS_TERMIOS  # Ctrl-Z is followed by Enter
+            self.screen.finish("", "", end="\n" if lacks_end else "")
         # A byte order mark stands before a file's first line; files may come one after the other.
         return line and line.removeprefix(codecs.BOM_UTF8)
 
     def read_hidden_line(self, prompt: str) -> bytes | None:
-        if not HAS_TERMIOS:
-            import getpass
-
-            try:
-                return getpass.getpass(prompt).encode("utf-8", "surrogateescape")
-            except (EOFError, KeyboardInterrupt):
-                return None
         self.terminal.hide_typing()
         try:
             if not self.has_prompt:  # as in `client.py | tee log`: ask on the terminal itself
-                with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
+                with contextlib.suppress(OSError), open(TTY, "w") as terminal:
                     terminal.write(prompt)
             return self.read_line(prompt)
         finally:
+            if self.has_prompt and not HAS_TERMIOS:  # Windows echoes no end of a hidden line
+                self.screen.finish("", "")
             self.terminal.give_back()
 
     def wait_to_send(self, sending: socket.socket | None, timeout: float | None = None) -> bool:
@@ -988,8 +1174,7 @@ class PlainLines:
         self.lines.clear()
 
     def read_more(self) -> None:
-        # Without termios, the read is all that can be waited for.
-        if HAS_TERMIOS and not self.terminal.wait(keyboard=True)[0]:
+        if not self.terminal.wait(keyboard=True)[0]:
             return
         data = self.terminal.read()
         if data:
@@ -1141,17 +1326,26 @@ class Connection:
         if self.is_broken:
             return
         try:
-            # Sealed or not, a line that was begun must be ended: so none is before it can be.
-            if self.unsent and not self.under_way and select.select([], [self.socket], [], 0)[1]:
-                self.under_way = self.tls.sealed(self.unsent) if self.tls else self.unsent
-                self.begun.append((self.unsent, len(self.under_way)))
-                self.unsent = b""
+            if self.unsent and not self.under_way:
+                self.begin_line()
             if self.under_way:
                 self.under_way = self.under_way[self.socket.send(self.under_way) :]
         except BlockingIOError:
             pass
         except OSError:
             self.is_broken = True
+
+    def begin_line(self) -> None:
+        """Send the first of a line; its rest must follow. Raises BlockingIOError, OSError."""
+        if self.tls is None:
+            line = self.unsent
+            sent = self.socket.send(line)
+        elif select.select([], [self.socket], [], 0)[1]:  # as nothing that is sealed can be dropped
+            line, sent = self.tls.sealed(self.unsent), 0
+        else:
+            return
+        self.begun.append((self.unsent, len(line)))
+        self.unsent, self.under_way = b"", line[sent:]
 
     def has_unsent(self) -> bool:
         return bool(self.unsent or self.under_way)
@@ -1282,10 +1476,9 @@ class Client:
         self.connection = connection
         self.address = address_of(options)
         self.room = Room()
-        knows_escapes = HAS_TERMIOS and os.environ.get("TERM", "") not in ("", "dumb")
-        self.is_editing = knows_escapes and os.isatty(0) and os.isatty(1)
-        self.terminal = Terminal(self.is_editing)
-        self.screen = Screen(self.is_editing)
+        self.terminal = Terminal() if HAS_TERMIOS else Console()
+        self.is_editing = self.terminal.is_editing
+        self.screen = Screen(self.is_editing, self.terminal.knows_escapes)
         self.reader: Editor | PlainLines = PlainLines(self.screen, self.terminal)
         if self.is_editing:
             self.reader = Editor(self.screen, self.terminal, self.possible_words)
@@ -1311,7 +1504,7 @@ class Client:
                     self.screen.finish(self.screen.prompt, self.screen.text)
 
     def handle_signals(self) -> None:
-        set_handler(end_by_signal, "SIGTERM", "SIGHUP")
+        set_handler(end_by_signal, "SIGTERM", "SIGHUP", "SIGBREAK")
         if self.is_editing:  # Terminal.wait returns these
             set_handler(lambda _number, _frame: None, "SIGINT", "SIGCONT", "SIGWINCH")
         elif self.terminal.is_terminal:
@@ -1323,14 +1516,11 @@ class Client:
         """Read and obey a line; tell whether there is more to come. Raises OutputClosed."""
         try:
             line = self.reader.read_line()
+            while self.connection.has_ended and not self.is_lost:  # until Gone, which is on its way
+                self.terminal.wait(keyboard=False)
             if line is None:
                 return False
-            if self.is_lost:
-                return self.connect_again(line)
-            if self.connection.has_ended:
-                while True:  # until Gone, which is on its way
-                    self.terminal.wait(keyboard=False)
-            return self.obey(line)
+            return self.connect_again(line) if self.is_lost else self.obey(line)
         except Denied as refusal:
             self.screen.show([str(refusal)])
             if isinstance(refusal, UnknownCommand) and self.terminal.is_terminal:
@@ -1416,7 +1606,7 @@ class Client:
         if self.terminal.is_terminal:
             self.tell(f"Connected to {self.address}. Type help for the commands.")
         receive = self.connection.receive
-        threading.Thread(target=receive, args=(self.show, self.end), daemon=True).start()
+        threading.Thread(target=receive, args=(self.show, self.terminal.wake), daemon=True).start()
 
     def show(self, lines: list[str]) -> None:
         for line in lines:
@@ -1425,16 +1615,6 @@ class Client:
         is_private = any(re.fullmatch(PRIVATE, line) for line in lines)
         bell = "\a" if self.options.bell and is_private and os.isatty(1) else ""
         self.screen.show(lines, stamp=stamp, bell=bell)
-
-    def end(self) -> None:
-        """Have the main thread see to the connection's end. For the receiver."""
-        if not HAS_TERMIOS and not self.is_leaving:
-            # The main thread sits in a read that nothing can interrupt.
-            self.tell_of_loss()
-            self.is_lost = True
-            if not self.terminal.is_terminal:
-                os._exit(1)
-        self.terminal.wake()
 
     def tell_of_loss(self) -> None:
         lines = [f"Connection to {self.address} lost."]
@@ -1445,7 +1625,7 @@ class Client:
             shown = " ".join(words_of(text)[:2]) if is_secret(text) else text
             lines.append(f"Not delivered: {shown}")
         if self.terminal.is_terminal and not self.is_leaving:
-            lines.append("Press Enter to connect again, Ctrl-D to end.")
+            lines.append(f"Press Enter to connect again, {END_KEY} to end.")
         self.tell(*lines)
 
     def connect_again(self, line: bytes) -> bool:
@@ -1549,6 +1729,11 @@ CERTIFICATE_ADVICE = {  # by OpenSSL's X509_V_ERR_ numbers
 }
 
 
+# A socket's errors have numbers of their own on Windows.
+NO_HOST = getattr(errno, "WSAEHOSTUNREACH", errno.EHOSTUNREACH)
+NO_NETWORK = getattr(errno, "WSAENETUNREACH", errno.ENETUNREACH)
+
+
 def reason_of(error: Exception, host: str) -> str:
     if isinstance(error, ConnectionRefusedError):
         is_here = host.lower() in ("localhost", "::1") or host.startswith("127.")
@@ -1566,8 +1751,8 @@ def reason_of(error: Exception, host: str) -> str:
     advice = {
         socket.EAI_NONAME: "no machine of that name is known. Check --host.",
         socket.EAI_AGAIN: "that name cannot be looked up now. Check this machine's network.",
-        errno.EHOSTUNREACH: "no machine answers there. Check --host, and that it is switched on.",
-        errno.ENETUNREACH: "no network leads there. Check --host, and this machine's network.",
+        NO_HOST: "no machine answers there. Check --host, and that it is switched on.",
+        NO_NETWORK: "no network leads there. Check --host, and this machine's network.",
     }
     return advice.get(getattr(error, "errno", 0), f"{getattr(error, 'strerror', None) or error}.")
 
@@ -1608,6 +1793,8 @@ def main(arguments: list[str]) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if stream is None:
             os.open(os.devnull, os.O_RDWR)
+    if isinstance(sys.stderr, io.TextIOWrapper):  # on Windows, a pipe would get its code page
+        sys.stderr.reconfigure(encoding="utf-8")
     try:
         connection = connect(options)
     except (OSError, ValueError) as error:

@@ -773,13 +773,14 @@ class Room:
         self.courier.deliver()
 
     def say(self, visitor: Visitor, message: str) -> None:
+        moment = time.strftime("%H:%M") if self.kept_lines else ""  # it may ask the disk
         with self.lock:
             if not visitor.gone:
                 line = f"{visitor.userid}: {message}"
                 self._tell_all(line, visitor)
                 self.display.show(line, visitor.address)
                 if self.kept_lines:
-                    self._keep(f"{visitor.userid} (at {time.strftime('%H:%M')}): {message}")
+                    self._keep(f"{visitor.userid} (at {moment}): {message}")
         self.courier.deliver()
 
     def tell(self, visitor: Visitor, recipient: str, message: str) -> None:
@@ -964,7 +965,7 @@ class Courier:
         self.orders.append((step, outbox, data))
 
     def deliver(self) -> None:
-        """Carry out what was ordered, unless somebody is at it already. Never under a lock."""
+        """Carry out what was ordered, unless somebody is at it. Never under the room's lock."""
         if not self.orders or not self.turn.acquire(blocking=False):
             return
         try:
@@ -1070,7 +1071,7 @@ class Courier:
     def broadcast(self, omit: Outbox, data: bytes) -> None:
         self.said.append(data)
         if omit.listening:
-            self._own(omit).pop()  # the line that it is not to get
+            self._own(omit).pop()  # this line, which `_own` has just put in as the last
 
     def unicast(self, outbox: Outbox, data: bytes) -> None:
         if not outbox.hung_up:
@@ -1078,7 +1079,7 @@ class Courier:
 
     def hang_up(self, outbox: Outbox, _: bytes) -> None:
         if not outbox.hung_up:
-            self._own(outbox).append(b"")  # so that it is sent to: TLS has an end to tell
+            self._own(outbox).append(b"")  # something is sent: under TLS, that this is the end
             outbox.hung_up, outbox.listening = True, False
             self.listeners.pop(outbox, None)
 
@@ -1560,6 +1561,8 @@ def read_account(line: str) -> tuple[str, str]:
     """Return a line's UserID, and its hash or plain password. Raises ValueError or Denied."""
     if own := OWN_LINE.fullmatch(line):
         return own[1], own[2]
+    if re.search("[\0\udc80-\udcff]", line):  # UTF-16, or an old code page
+        raise ValueError("not UTF-8; save the file as UTF-8.")
     text = line.strip(" \t\r")
     userid, comma, second = text[1:-1].partition(",")
     if not (text.startswith("(") and text.endswith(")") and comma):
@@ -1576,11 +1579,11 @@ def read_account(line: str) -> tuple[str, str]:
 def torn_end(data: bytes) -> bytes:
     """Return what a crash has left of a line that the server was writing at the end of the file.
 
-    That is a beginning of it without a line end, or, after a power cut, NUL bytes. What somebody
-    typed wrongly is never taken for that.
+    That is a beginning of it without a line end, or, after a power cut, NUL bytes in one stretch.
+    What somebody typed wrongly, or saved as UTF-16, is never taken for that.
     """
     last = data.removeprefix(BYTE_ORDER_MARK).rstrip(b"\n").rpartition(b"\n")[2]
-    if b"\0" in last and not last.startswith(b"#"):
+    if len(re.findall(rb"\0+", last)) == 1 and not last.startswith(b"#"):
         return data[data.rindex(last) :]
     head = " " + HASH_HEAD.format(*HASH_COST)
     try:
@@ -1708,10 +1711,12 @@ class Accounts:
                 self.refresh()
                 is_being_written = self.is_unfinished and not self.is_settled()
                 if not is_being_written or time.monotonic() > patience:
-                    if userid in self.records:  # perhaps ours, in a copy made while it was written
-                        return self.records[userid] == record
                     made = time.time()
-                    if self._save({userid: record}):
+                    # It may be there already, and ours: in a copy made while it was written.
+                    is_there = userid in self.records
+                    if is_there and self.records[userid] != record:
+                        return False
+                    if is_there or self._save({userid: record}):
                         self.recent[userid] = record, made
                         return True
             time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished
@@ -1755,6 +1760,7 @@ class Accounts:
                 try:
                     self._load()
                 except AccountsError as error:
+                    self.plain = []  # a file with a mistake in it is not rewritten
                     self.tell(str(error))
 
     def _load(self) -> None:
@@ -1792,7 +1798,7 @@ class Accounts:
                 return
             with contextlib.suppress(AccountsError):  # tried again at the next look
                 self.put_back()
-            if not self.plain or not self.can_replace:
+            if not (self.plain and self.seen and self.can_replace):
                 return
             seen, plain = self.seen, self.plain
             passwords = [self.records[userid] for userid in plain]
@@ -1853,8 +1859,9 @@ class Accounts:
                         os.ftruncate(file, before.st_size)
                     raise
                 after = os.fstat(file)
-                if after.st_size == before.st_size + len(data):
-                    self.seen = fingerprint_of(after)  # else somebody wrote to it: look again
+                if after.st_size != before.st_size + len(data):
+                    return False  # somebody wrote, too, and our line may hang on theirs: look again
+                self.seen = fingerprint_of(after)
                 return is_named(file, self.path)
         except FileNotFoundError:
             return False
@@ -1970,6 +1977,7 @@ class Server:
         self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)  # by user
         self.failures = Allowance(FAILURES, FAILURE_SECONDS)  # by UserID and address
         self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)  # by address
+        self.is_told_to_stop = False  # by a signal's handler, which may interrupt itself
         self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_ended = False
@@ -1983,11 +1991,11 @@ class Server:
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._announce()
-        while not (self.stopping.is_set() or self.courier_ended):
+        while not (self.is_told_to_stop or self.courier_ended):
             now = time.monotonic()
             select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
             drain(self.wakeful)
-            if not self.stopping.is_set():
+            if not self.is_told_to_stop:
                 self._accept_all()
         return self._stop()
 
@@ -2014,7 +2022,7 @@ class Server:
             self.display.show(f"Anyone can log in as {', '.join(known)}: {reason}.")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopping.set()
+        self.is_told_to_stop = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
     def _run_courier(self) -> None:
@@ -2042,7 +2050,8 @@ class Server:
                 if self.accounts.is_settled() and known is not self.accounts.records:
                     known = self.accounts.records
                     self.room.evict_removed(known.__contains__)
-                self.accounts.tidy(hash_all)
+                with contextlib.suppress(AccountsError):  # of this moment: the next look tells it
+                    self.accounts.tidy(hash_all)
 
     def _accept_all(self) -> None:
         for _ in range(LOBBY):  # then back to look at the clock and for signals

@@ -187,7 +187,7 @@ class AccountsTest(unittest.TestCase):
     def test_bytes_that_are_not_utf8_are_kept_in_comments_and_refused_in_accounts(self) -> None:
         self.load(b"# caf\xe9\n(Tom, Tom11)\n").close()
         self.assertTrue(self.path.read_bytes().startswith(b"# caf\xe9\n(Tom, $scrypt$"))
-        self.assertIn("users.txt:1: UserID may hold", self.refusal(b"(caf\xe9, Tom11)\n"))
+        self.assertIn("users.txt:1: not UTF-8;", self.refusal(b"(caf\xe9, Tom11)\n"))
 
     def test_a_refused_file_is_left_as_it_was(self) -> None:
         text = "(Tom, Tom11)\nnonsense\n"
@@ -250,6 +250,9 @@ class AccountsTest(unittest.TestCase):
                 text = f"# mine\n{line}"
                 self.assertIn(f"users.txt:2: {reason}", self.refusal(text))
                 self.assertEqual(self.path.read_text(), text)
+        windows = "(Tom, Tom11)".encode("utf-16")
+        self.assertIn("users.txt:1: not UTF-8;", self.refusal(windows))
+        self.assertEqual(self.path.read_bytes(), windows)
         text = "(Tom, Tom11)\r(Beth, Beth33)\r"
         self.assertIn("users.txt:1: ", self.refusal(text))
         self.assertEqual(self.path.read_bytes().decode(), text)
@@ -417,6 +420,39 @@ class AccountsTest(unittest.TestCase):
         accounts.tidy(self.no_hashing)
         accounts.close()
         self.assertTrue(self.load().verify("Mike", "Mike44"))
+
+    def test_a_file_that_became_wrong_or_is_gone_before_it_was_hashed_is_left_alone(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        for text in ("(Beth, Beth33)\nnonsense\n", ""):
+            self.save("(Beth, Beth33)\n")
+            accounts.refresh()
+            self.save(text)
+            if not text:
+                self.path.unlink()
+            with mock.patch("server.SETTLED_SECONDS", 0.0):
+                accounts.tidy(self.no_hashing)
+            self.assertTrue(accounts.verify("Beth", "Beth33"))
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertNotIn("Beth33", self.path.read_text())
+
+    def test_an_account_that_hangs_on_half_a_line_of_an_editors_is_written_again(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        write, half_lines = server.write_synced, ["(Half, pass"]
+
+        def write_behind(file: int, data: bytes) -> None:
+            with self.path.open("a") as editor:
+                editor.write(half_lines.pop() if half_lines else "")
+            write(file, data)
+
+        record = server.hash_password("Mike44")
+        with (
+            mock.patch("server.write_synced", write_behind),
+            mock.patch("server.SETTLED_SECONDS", 0),
+        ):
+            self.assertTrue(accounts.add("Mike", record))
+        self.assertIn(f"(Mike, {record})", self.path.read_text().splitlines())
 
     def test_an_edit_while_passwords_are_hashed_is_not_overwritten(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")

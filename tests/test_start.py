@@ -15,7 +15,9 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
+import server
 from tests.helpers.census import eventually
 from tests.helpers.process import (
     CHEAP_PASSWORD,
@@ -212,6 +214,15 @@ class ProgramTest(ServerTest):
         self.assertEqual((folder / "users.txt").read_bytes(), shipped_users())
 
 
+class StopTest(unittest.TestCase):
+    def test_a_signals_handler_takes_no_lock_as_it_may_interrupt_itself(self) -> None:
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        room = server.Server.__new__(server.Server)
+        with mock.patch("threading.Event.set", side_effect=AssertionError("a lock")):
+            room._on_stop(signal.SIGTERM, None)
+        self.assertTrue(room.is_told_to_stop)
+
+
 class OpeningTest(ServerTest):
     """The first lines tell the one who looks after the room what there is to know."""
 
@@ -310,7 +321,8 @@ class RefusalTest(ServerTest):
         folder = self.enterContext(temporary_folder())
         os.mkfifo(folder / "fifo")
         for log in (folder / "fifo", folder):
-            ended = run_server("--log", str(log), "--users", str(folder / "users.txt"))
+            users = str(folder / "users.txt")
+            ended = run_server("--port", "0", "--log", str(log), "--users", users)
             self.assertEqual((ended.returncode, ended.stdout), (1, ""))
             self.assertRegex(ended.stderr, rf"^server\.py: {log}: [^\n]+\.\n$")
 
@@ -337,7 +349,6 @@ class SystemTest(ServerTest):
     def wait_for(self, log: Path, text: str) -> None:
         eventually(lambda: log.exists() and text in log.read_text(), f"{text!r} is logged")
 
-    @not_on_windows("Windows removes no file that is open")
     def test_what_the_log_could_not_take_is_in_it_once_it_can_be_written_again(self) -> None:
         folder = self.enterContext(temporary_folder()) / "logs"
         folder.mkdir()
@@ -390,6 +401,7 @@ class SystemTest(ServerTest):
         (tom,) = self.login(running, "Tom")
         running.send_signal(signal.SIGINT)
         self.assertEqual(tom.ask("who"), "Tom")
+        tom.close()
         self.assertEqual(running.stop(signal.SIGTERM), 0)
 
     @not_on_windows("there is no sh on Windows")

@@ -384,7 +384,7 @@ class EndTest(TerminalTest):
                     terminal.expect("half-typed")
                     lose(self.server)
                     terminal.expect(f"Connection to 127.0.0.1:{self.server.port} lost.")
-                    terminal.expect("Press Enter to connect again, Ctrl-D to end.")
+                    terminal.expect("Press Enter to connect again, Ctrl-")
                     terminal.expect("> ")
                     terminal.type(CTRL["U"] + CTRL["D"])
                     self.assert_ends(terminal, 1)
@@ -434,7 +434,7 @@ class EndTest(TerminalTest):
 class ReconnectTest(TerminalTest):
     def lose(self, terminal: Terminal) -> None:
         self.server.die()
-        terminal.expect("Press Enter to connect again, Ctrl-D to end.")
+        terminal.expect("Press Enter to connect again, Ctrl-")
         terminal.expect("> ")
 
     def test_enter_connects_again_and_the_half_typed_line_is_not_lost(self) -> None:

@@ -166,8 +166,11 @@ class RoomTest(unittest.TestCase):
             tom = self.enterContext(room.login("Tom"))
             silent = self.enterContext(Talker("127.0.0.1", room.port))
             silent.socket.sendall(b"\x16\x03")
-            self.assertEqual(room.stop(signal.SIGTERM), 0)
+            room.process.send_signal(signal.SIGTERM)
             self.assertEqual(tom.rest(), ["The server is shutting down."])
+            tom.close()
+            silent.close()
+            self.assertEqual(room.process.wait(PATIENCE), 0)
 
 
 class StartTest(unittest.TestCase):

@@ -498,6 +498,7 @@ class OrderTest(ServerTest):
                     other.expect(f"{name}: hello from {name}")
             david.send("logout")
             self.assertEqual(david.rest(), ["David left."])
+            david.close()
             beth.expect("David left.")
             tom.expect("David left.")
             running.send_signal(signal.SIGINT)

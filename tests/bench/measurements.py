@@ -120,8 +120,9 @@ def tls(bench: Bench) -> list[Row]:
     each line and recipient, server.py one for each round and recipient.
     """
     everyone = (TLS_OURS, TLS_C_LOOP, OURS)
-    if not set(everyone) <= set(bench.contenders.names):
-        raise BenchError("TLS needs a C compiler and libssl-dev")
+    if TLS_C_LOOP not in bench.contenders.names:
+        progress("TLS left out: it needs a C compiler and libssl-dev")
+        return []
     compared = partial(compare, ours=TLS_OURS)
     no_goals = dict.fromkeys((TLS_C_LOOP, OURS))
     rows = []

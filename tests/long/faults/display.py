@@ -53,7 +53,7 @@ def display_abandoned(stage: Stage) -> None:
             assert "The display cannot be written: Broken pipe." in log.read_text()
 
 
-@fault("full pipe: the room goes on, `(N lines not shown)`", fast=True)
+@fault("full pipe: the room goes on, `(N lines not shown)`")
 def display_stuck(stage: Stage) -> None:
     count = stage.choose(15_000, 50_000)
     patch = piped_into("cat")

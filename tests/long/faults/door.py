@@ -30,7 +30,7 @@ from tests.long.faults.stage import (
 )
 
 
-@fault("101st connection before login: one at random is told and closed", fast=True)
+@fault("101st connection before login: one at random is told and closed")
 def lobby(stage: Stage) -> None:
     more = stage.choose(100, 3000)
     with stage.scene((), SMALL_DOOR) as scene:
@@ -76,7 +76,7 @@ server.Room.expire = expire
 """
 
 
-@fault("no login in time: told and closed, however busy", fast=True)
+@fault("no login in time: told and closed, however busy")
 def login_deadline(stage: Stage) -> None:
     seconds = stage.choose(0.3, 10)
     farewell = "Denied. No login within 60 minutes."

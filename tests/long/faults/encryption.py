@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tests.helpers.census import eventually
 from tests.helpers.process import CHEAP_PASSWORD, PATIENCE, ServerProcess
 from tests.helpers.talker import Talker
 from tests.helpers.tls_socket import TlsSocket
@@ -509,7 +510,9 @@ def tls_idle_crowd(stage: Stage) -> None:
             typist.send_bytes(typed)
             typist.expect("login confirmed")
             most = scene.census()
-            scene.settle(before, more=100)  # the typist, and a door that was full with him
+            eventually(  # the typist, and a full door
+                lambda: scene.census().threads <= before.threads + 101, "the evicted have gone"
+            )
         scene.hang_up()
         scene.settle(before)
         grown = mebibytes(most.memory - before.memory)

@@ -97,7 +97,7 @@ class Guest:
             self.loiterers.pop(0).close()
 
 
-@fault("all ways to leave interleaved: no ghost, all `left` balanced", fast=True)
+@fault("all ways to leave interleaved: no ghost, all `left` balanced")
 def one_door(stage: Stage) -> None:
     rounds = stage.choose(15, 400)
     with stage.scene((*GUESTS, "Tom"), ("--max-clients", "9"), constants=NARROW) as scene:

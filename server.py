@@ -1637,11 +1637,13 @@ class Accounts:
         self.is_writing = False  # so nobody need look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
         self.seen_since = -math.inf  # monotonic seconds
+        self.is_unread = False  # somebody holds it, as Windows lets them: read at the next look
         self.is_unfinished = False  # it ends in the middle of a line
         self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
         self.recent: dict[str, tuple[str, float]] = {}  # made by newuser: hash, seconds since epoch
         self.dropped: dict[str, str] = {}  # of those, what an editor did not know and overwrote
         self.can_replace = True
+        self.has_complained = False  # that it cannot be replaced
         self.lock_file: int | None = None  # descriptor, held to the end
 
     def open(self) -> None:
@@ -1752,21 +1754,25 @@ class Accounts:
 
     def refresh(self) -> None:
         """Read the file if somebody has changed it."""
-        if self.is_writing or self._look() == self.seen:
+        if self.is_writing or (self._look() == self.seen and not self.is_unread):
             return
         with self.lock:
-            if self._look() != self.seen:
+            if (was_unread := self.is_unread) or self._look() != self.seen:
                 self.seen_since = time.monotonic()
                 try:
                     self._load()
                 except AccountsError as error:
                     self.plain = []  # a file with a mistake in it is not rewritten
-                    self.tell(str(error))
+                    if not (was_unread and self.is_unread):  # it is told once
+                        self.tell(str(error))
 
     def _load(self) -> None:
         """Read the file, if there is one. Raises AccountsError."""
         self.seen = self._look()  # before it is read: a change meanwhile is noticed
-        if (data := self._read()) is None:
+        self.is_unread = True
+        data = self._read()
+        self.is_unread = False
+        if data is None:
             return
         self.is_unfinished = not data.endswith(b"\n")
         users = UsersFile(data, self.name)
@@ -1812,14 +1818,17 @@ class Accounts:
             try:
                 if self._replace("\n".join(users.lines)):
                     self.records.update(hashes)
-                    self.plain = []
+                    self.plain, self.has_complained = [], False
             except OSError as error:
-                self.can_replace = bool(getattr(error, "winerror", 0))
-                if self.can_replace:  # Windows: somebody may just have it open, so again later
-                    self.seen_since = time.monotonic() + RECENT_SECONDS
-                problem = f"it cannot be replaced ({explain(error)}), so plain passwords in it stay"
                 advice = "Keep it in a folder that this user may write to."
-                self.warn(f"{self.name}: {problem}. {advice}")
+                self.can_replace = bool(getattr(error, "winerror", 0))
+                if self.can_replace:  # Windows
+                    self.seen_since = time.monotonic() + RECENT_SECONDS
+                    advice = "Another program may have it open; it is tried again."
+                if not self.has_complained:
+                    self.has_complained = True
+                    problem = f"it cannot be replaced ({explain(error)}), so plain passwords"
+                    self.warn(f"{self.name}: {problem} in it stay. {advice}")
 
     def _look(self) -> tuple[int, ...] | None:
         try:

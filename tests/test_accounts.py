@@ -552,6 +552,37 @@ class AccountsTest(unittest.TestCase):
             self.assertEqual(set(self.load().records), {"Tom", "Beth", "Mike"})
         self.assertEqual(list(self.folder.glob("*.new")), [])
 
+    def test_while_another_program_has_it_open_that_is_told_once_and_tried_again(self) -> None:
+        class Held(PermissionError):
+            winerror = 5  # what Windows says for a file that somebody has open
+
+        error = Held(errno.EACCES, "Permission denied")
+        with (
+            mock.patch("server.RECENT_SECONDS", -server.SETTLED_SECONDS),
+            mock.patch("server.os.replace", side_effect=error) as replace,
+        ):
+            accounts = self.load("(Tom, Tom11)\n")
+            for _ in range(3):
+                accounts.tidy(server.hash_passwords)
+            self.assertEqual(replace.call_count, 4)
+        advice = "Another program may have it open; it is tried again."
+        self.assertEqual(sum(line.endswith(advice) for line in self.warnings), 1)
+        self.assertEqual(sum("cannot be replaced" in line for line in self.warnings), 1)
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertNotIn("Tom11", self.path.read_text())
+
+    def test_an_edit_that_cannot_be_read_yet_is_told_once_and_read_later(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        self.save(self.path.read_text() + "(Beth, Beth33)\n")
+        held = PermissionError(errno.EACCES, "Permission denied")
+        with mock.patch("server.Path.read_bytes", side_effect=held):
+            for _ in range(3):
+                self.assertFalse(accounts.verify("Beth", "Beth33"))
+                self.assertTrue(accounts.verify("Tom", "Tom11"))
+        self.assertEqual(self.warnings, [f"users.txt: {os.strerror(errno.EACCES)}."])
+        self.assertTrue(accounts.verify("Beth", "Beth33"))
+
     @not_on_windows("Windows replaces no file that is open")
     def test_a_change_while_an_account_is_synced_loses_none(self) -> None:
         real_sync = os.fsync

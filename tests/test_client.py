@@ -24,7 +24,7 @@ from unittest import mock
 import client
 from tests.helpers.cases import BEFORE_LOGIN, CASES, FIRST_LINES, SERVER_ONLY
 from tests.helpers.fake_server import PATIENCE, FakeServer
-from tests.helpers.process import CLIENT, child_environment, not_on_windows
+from tests.helpers.process import CLIENT, CLIENT_AS_IT_IS, child_environment, not_on_windows
 
 if sys.platform != "win32":
     import fcntl
@@ -45,7 +45,7 @@ def answer(line: str | bytes, is_logged_in: bool = True) -> str | None:
 
 def run_client(*options: str, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, str(CLIENT), *options],
+        [*CLIENT_AS_IT_IS, *options],
         input=typed,
         capture_output=True,
         env=child_environment(),
@@ -462,7 +462,7 @@ class ClientProcess:
 
     def __init__(self, server: FakeServer, stdin: int = subprocess.PIPE) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(CLIENT), "--port", str(server.port)],
+            [*CLIENT_AS_IT_IS, "--port", str(server.port)],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

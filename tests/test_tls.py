@@ -11,7 +11,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import unittest
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +24,7 @@ from tests.helpers.certificates import make_certificate, openssl
 from tests.helpers.fake_server import FakeServer
 from tests.helpers.process import (
     CHEAP_PASSWORD,
-    CLIENT,
+    CLIENT_AS_IT_IS,
     PATIENCE,
     ServerProcess,
     altered_server,
@@ -77,7 +76,7 @@ def options_of(name: str) -> list[str]:
 
 def run_client(*options: str, typed: bytes) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, str(CLIENT), "--port", str(Shared.room.port), *options],
+        [*CLIENT_AS_IT_IS, "--port", str(Shared.room.port), *options],
         input=typed,
         capture_output=True,
         env=child_environment(),

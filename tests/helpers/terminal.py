@@ -28,7 +28,7 @@ class Terminal:
         self,
         server: FakeServer,
         *,
-        program: Sequence[str] = (str(CLIENT),),
+        program: Sequence[str] = ("-m", "client"),
         columns: int = 80,
         echo: bool = True,
         environment: dict[str, str] | None = None,

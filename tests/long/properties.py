@@ -563,8 +563,8 @@ def is_lawful_record(field: str) -> bool:
 
 def is_cut_short(line: str, others: list[str]) -> bool:
     """Tell whether a crash may have left a line like this: `others` are the lines behind it."""
-    if "\0" in line:
-        return not any(others)
+    if "\0" in line:  # in one stretch, or it is UTF-16
+        return not any(others) and len(re.findall("\0+", line)) == 1
     try:  # it may stop in the middle of a character
         line = UTF8().decode(line.encode(errors="surrogateescape"))
     except UnicodeDecodeError:

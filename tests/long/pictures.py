@@ -61,7 +61,7 @@ from tests.helpers.talker import Talker
 FOLDER = ROOT / ".github"
 FIGURES = FOLDER / "growth.json"
 PORT = 14850  # the default of both programs
-FAR = 2.0  # times: neither noise nor another machine puts two ratios on one core so far apart
+FAR = 3.0  # times: two hours of one shared machine were seen to put two ratios 2.4 times apart
 
 
 @dataclass(frozen=True)

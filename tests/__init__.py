@@ -26,6 +26,7 @@ What they share is in helpers/, and is no test:
     cases           the table of lines and refusals to which both programs are held
     fake_server     a server that says what a test tells it, for the client
     terminal        a pseudo-terminal with a client on it
+    tmux            a program in a real terminal, in a tmux server of our own
     windows_client  the client in Wine's console, told that it obeys escape sequences
     suite           the command line of the suites in long/
     wine            the Windows build of Python under Wine

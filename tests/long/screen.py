@@ -9,26 +9,23 @@ fire; --captures prints a 60-column terminal before and after a line arrives, an
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import unittest
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pyte
 from wcwidth import wcswidth, wcwidth
 
 from tests.helpers import suite
 from tests.helpers.fake_server import PATIENCE, FakeServer
-from tests.helpers.process import CLIENT, child_environment
+from tests.helpers.process import CLIENT
 from tests.helpers.terminal import CTRL, LEFT, Terminal
+from tests.helpers.tmux import Tmux
 
 ROWS = 24
 QUICK = False
@@ -380,49 +377,20 @@ def all_rows(screen: pyte.HistoryScreen) -> list[str]:
     return [row for row in [*rows, *picture(screen)[0]] if row]
 
 
-class Tmux:
-    """A client in a real terminal, in a tmux server of our own."""
+class Pane(Tmux):
+    """A client in a real terminal."""
 
     def __init__(self, server: FakeServer, columns: int, options: Sequence[str] = ()) -> None:
-        self.folder = tempfile.mkdtemp(prefix="chatroom-")
-        self.socket = str(Path(self.folder) / "tmux")
         client = shlex.join([sys.executable, str(CLIENT), "--port", str(server.port), *options])
-        command = f"TERM=tmux {client}; echo status $?; read end"
-        self.run(*("-f", os.devnull, "new-session", "-d", "-x", str(columns), "-y", "12", command))
+        super().__init__(f"TERM=tmux {client}; echo status $?; read end", columns, 12)
         server.accept()
         self.greeting = f"Connected to 127.0.0.1:{server.port}. Type help for the commands."
         self.wait_for(lambda: ">" in self.rows())
-
-    def run(self, *arguments: str) -> str:
-        return subprocess.run(
-            ["tmux", "-S", self.socket, *arguments],
-            env=child_environment() | {"LC_ALL": "C.UTF-8"},
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        ).stdout
-
-    def close(self) -> None:
-        self.run("kill-server")
-        shutil.rmtree(self.folder)
-
-    def type(self, text: str, *keys: str) -> None:
-        self.run("send-keys", "-l", text)
-        if keys:
-            self.run("send-keys", *keys)
-
-    def rows(self) -> list[str]:
-        return [row.rstrip() for row in self.run("capture-pane", "-p").split("\n")[:-1]]
 
     def all_rows(self) -> list[str]:
         """Return what has scrolled off and what is on the screen, without empty rows."""
         rows = self.run("capture-pane", "-p", "-S", "-").split("\n")
         return [row.rstrip() for row in rows if row.strip()]
-
-    def cursor(self) -> tuple[int, int]:
-        row, column = self.run("display-message", "-p", "#{cursor_y} #{cursor_x}").split()
-        return int(row), int(column)
 
     def wait_for(self, wanted: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + PATIENCE / 2
@@ -436,15 +404,15 @@ class Tmux:
 @unittest.skipUnless(shutil.which("tmux"), "tmux is not installed")
 class TmuxTest(ScreenTest):
     @contextlib.contextmanager
-    def tmux(self, columns: int = 60) -> Iterator[tuple[FakeServer, Tmux]]:
+    def tmux(self, columns: int = 60) -> Iterator[tuple[FakeServer, Pane]]:
         with FakeServer() as server:
-            tmux = Tmux(server, columns)
+            tmux = Pane(server, columns)
             try:
                 yield server, tmux
             finally:
                 tmux.close()
 
-    def assert_screen(self, tmux: Tmux, rows: list[str], column: int) -> None:
+    def assert_screen(self, tmux: Pane, rows: list[str], column: int) -> None:
         """Hold everything that was ever on the screen, and the cursor's column, to this."""
 
         def shown() -> tuple[str, list[str], int]:
@@ -548,16 +516,16 @@ def print_captures() -> None:
 
 
 @contextlib.contextmanager
-def captured(*options: str) -> Iterator[tuple[FakeServer, Tmux]]:
+def captured(*options: str) -> Iterator[tuple[FakeServer, Pane]]:
     with FakeServer() as server:
-        tmux = Tmux(server, 60, options)
+        tmux = Pane(server, 60, options)
         try:
             yield server, tmux
         finally:
             tmux.close()
 
 
-def capture(tmux: Tmux, text: str) -> str:
+def capture(tmux: Pane, text: str) -> str:
     """Return the screen in a frame, once it shows all of the text, and where the cursor is."""
     squeezed = re.sub(r"\s", "", text)
     tmux.wait_for(lambda: squeezed in re.sub(r"\s", "", "".join(tmux.rows())))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ from tests.helpers.process import (
     write_cheap_users,
 )
 from tests.helpers.talker import Talker
+from tests.helpers.tmux import Tmux
 from tests.helpers.wine import Wine, wine
 
 STALLED = 520  # connections: more than the 512 sockets that a select takes there
@@ -94,20 +96,17 @@ def ctrl_c_in_a_console(is_quick: bool) -> str:
         write_cheap_users(folder / "users.txt", ("Tom",))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         command = [*windows.python, str(SERVER), "--port", str(port)]
         command += ["--users", str(folder / "users.txt")]
-        line = "trap : INT; " + " ".join(f"'{part}'" for part in command)
-        line += f"; echo $? > {folder}/status"
-        start = ["new-session", "-d", "-x", "100", "-y", "24", "bash", "-c", line]
-        subprocess.run([*tmux, *start], check=True)
+        line = f"trap : INT; {shlex.join(command)}; echo $? > {folder}/status; sleep 600"
+        tmux = Tmux(shlex.join(["bash", "-c", line]), 100, 24)
         try:
             eventually(lambda: answers(port), "a server that answers")
             with socket.create_connection(("127.0.0.1", port), PATIENCE) as tom:
                 tom.sendall(b"login Tom secret\n")
                 hold(tom.recv(100) == b"login confirmed\n", "no login")
                 began = time.monotonic()
-                subprocess.run([*tmux, "send-keys", "C-c"], check=True)
+                tmux.type("", "C-c")
                 told = b""
                 while data := tom.recv(100):
                     told += data
@@ -116,7 +115,7 @@ def ctrl_c_in_a_console(is_quick: bool) -> str:
             took = time.monotonic() - began
             eventually(lambda: (folder / "status").read_text() == "0\n", "status 0")
         finally:
-            subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)
+            tmux.close()
     hold(took < 2, f"{took:.1f} s")
     return f"{took:.1f} s"
 

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import unittest
 from collections.abc import Callable, Iterator
 
 from tests.helpers import suite
+from tests.helpers.census import eventually
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import (
     CHEAP_PASSWORD,
     CLIENT,
     ROOT,
-    child_environment,
     running_server,
 )
+from tests.helpers.tmux import Tmux
 from tests.helpers.wine import wine
 
 LAUNCHER = ROOT / "tests" / "helpers" / "windows_client.py"
@@ -48,60 +46,32 @@ def windows_python() -> tuple[str, ...]:
 LENT = contextlib.ExitStack()  # until the suite has run
 
 
-class Pane:
-    """A Windows client in a pane of a tmux server of our own."""
+class Pane(Tmux):
+    """A Windows client in a real terminal."""
 
     def __init__(self, port: int, *, escapes: bool = True, setting: str = "") -> None:
         """escapes: as in a console that obeys them; setting: of stty."""
-        self.folder = tempfile.mkdtemp(prefix="chatroom-")
         program = str(LAUNCHER) if escapes else str(CLIENT)
         client = f"{shlex.join(windows_python())} {program} --port {port}"
         # Ctrl-C is a signal for all of the job: what draws must outlive it.
         cat = " 2>&1 | (trap '' INT; cat)" if escapes else ""
         terminal = "" if escapes else "TERM=dumb "
         # The shell, too, goes on after Ctrl-C.
-        self.command = f"trap : INT; {setting} {terminal}{client}{cat}; echo the end; sleep 600"
-        size = ("-x", str(COLUMNS), "-y", "24")
-        self.run("-f", os.devnull, "new-session", "-d", *size, self.command)
-
-    def run(self, *arguments: str) -> str:
-        return subprocess.run(
-            ["tmux", "-S", f"{self.folder}/tmux", *arguments],
-            env=child_environment() | {"LC_ALL": "C.UTF-8"},
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        ).stdout
-
-    def close(self) -> None:
-        self.run("kill-server")
-        shutil.rmtree(self.folder)
-
-    def type(self, text: str, *keys: str) -> None:
-        if text:
-            self.run("send-keys", "-l", text)
-        if keys:
-            self.run("send-keys", *keys)
+        command = f"trap : INT; {setting} {terminal}{client}{cat}; echo the end; sleep 600"
+        super().__init__(command, COLUMNS, 24)
 
     def rows(self) -> list[str]:
         """Return the rows of the pane that are not empty, but for the greeting."""
-        rows = self.run("capture-pane", "-p").split("\n")
-        return [row.rstrip() for row in rows if row.strip() and "Connected to" not in row]
-
-    def cursor(self) -> int:
-        return int(self.run("display-message", "-p", "#{cursor_x}"))
+        return [row for row in super().rows() if row and "Connected to" not in row]
 
     def wait_for(self, wanted: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + SLOWNESS
-        while not wanted():
-            assert time.monotonic() < deadline, "\n".join(["never so:", *self.rows()])
-            time.sleep(0.02)  # tmux tells nobody when a pane has changed
+        # tmux tells nobody when a pane has changed.
+        eventually(wanted, lambda: "\n".join(["so:", *self.rows()]), SLOWNESS, pause=0.02)
 
     def expect(self, *rows: str, cursor: int | None = None) -> None:
         """Wait until these are the last rows, and for the cursor's column."""
         self.wait_for(
-            lambda: self.rows()[-len(rows) :] == [*rows] and cursor in (None, self.cursor())
+            lambda: self.rows()[-len(rows) :] == [*rows] and cursor in (None, self.cursor()[1])
         )
 
 

@@ -571,7 +571,7 @@ class Terminal:
 
 # Of Windows' console: https://learn.microsoft.com/windows/console/setconsolemode
 PROCESSED_INPUT, LINE_INPUT, ECHO_INPUT, WINDOW_INPUT, VT_INPUT = 0x1, 0x2, 0x4, 0x8, 0x200
-PROCESSED_OUTPUT, VT_OUTPUT = 0x1, 0x4
+OBEYS_ESCAPES = 0x1 | 0x4  # ENABLE_PROCESSED_OUTPUT, ENABLE_VIRTUAL_TERMINAL_PROCESSING
 KEY_EVENT, RESIZE_EVENT = 1, 4
 RECORD_SIZE = 20  # bytes
 ANY_ALT, ANY_CTRL, ENHANCED = 0x3, 0xC, 0x100
@@ -594,7 +594,7 @@ class Console(Terminal):
 
     def obeys_escapes(self) -> bool:
         """Tell whether the console understands them: since Windows 10, unless told not to."""
-        obeys = set_console_mode(1, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT)
+        obeys = set_console_mode(1, self.modes[1] | OBEYS_ESCAPES)
         set_console_mode(1, self.modes[1])
         return obeys and os.environ.get("TERM") != "dumb"
 
@@ -615,7 +615,7 @@ class Console(Terminal):
             if not self.knows_escapes:
                 self.set_modes(raw, self.modes[1])
                 return
-            self.set_modes(raw | VT_INPUT, self.modes[1] | PROCESSED_OUTPUT | VT_OUTPUT, PASTE_ON)
+            self.set_modes(raw | VT_INPUT, self.modes[1] | OBEYS_ESCAPES, PASTE_ON)
 
     def give_back(self) -> None:
         if self.is_changed:
@@ -629,7 +629,7 @@ class Console(Terminal):
         self.is_changed = True
         set_console_mode(0, of_input)
         if sequence:
-            set_console_mode(1, of_output | PROCESSED_OUTPUT | VT_OUTPUT)
+            set_console_mode(1, of_output | OBEYS_ESCAPES)
             with contextlib.suppress(OSError):
                 os.write(1, sequence)
         set_console_mode(1, of_output)
@@ -1477,10 +1477,9 @@ class Client:
         self.address = address_of(options)
         self.room = Room()
         self.terminal = Terminal() if HAS_TERMIOS else Console()
-        self.is_editing = self.terminal.is_editing
-        self.screen = Screen(self.is_editing, self.terminal.knows_escapes)
+        self.screen = Screen(self.terminal.is_editing, self.terminal.knows_escapes)
         self.reader: Editor | PlainLines = PlainLines(self.screen, self.terminal)
-        if self.is_editing:
+        if self.terminal.is_editing:
             self.reader = Editor(self.screen, self.terminal, self.possible_words)
         self.has_dropped = False  # Ctrl-C has dropped lines, and none was sent since
         self.is_leaving = False
@@ -1505,7 +1504,7 @@ class Client:
 
     def handle_signals(self) -> None:
         set_handler(end_by_signal, "SIGTERM", "SIGHUP", "SIGBREAK")
-        if self.is_editing:  # Terminal.wait returns these
+        if self.terminal.is_editing:  # Terminal.wait returns these
             set_handler(lambda _number, _frame: None, "SIGINT", "SIGCONT", "SIGWINCH")
         elif self.terminal.is_terminal:
             set_handler(end_by_signal, "SIGINT")
@@ -1632,7 +1631,7 @@ class Client:
         """Make a new connection, or say why not; tell whether to go on. The line is not sent."""
         if line.strip().lower() == b"logout":
             return False
-        if self.is_editing:
+        if self.terminal.is_editing:
             set_handler(signal.default_int_handler, "SIGINT")
             self.terminal.take(interruptible=True)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -346,12 +347,15 @@ class EditedTest(ServerTest):
             self.assertEqual(again.ask("login David secret"), refusal)
 
     def test_a_name_whose_account_is_removed_is_free_also_while_nobody_is_in(self) -> None:
-        running = self.start(program=altered_server(self.QUICK | {"RECENT_SECONDS": 0}))
+        running = self.start(program=altered_server(self.QUICK))
         talker = self.connect(running)
         created = "New user account created. Please login."
-        before = running.users.read_text()
+        edited = running.users.with_name("edited")
+        shutil.copy(running.users, edited)
         self.assertEqual(talker.ask("newuser Mike Mike44"), created)
-        running.users.write_text(before)
+        a_minute_later = time.time() + 60  # as the file tells it: Mike's account is not new then
+        os.utime(edited, (a_minute_later, a_minute_later))
+        os.replace(edited, running.users)
         self.assertEqual(talker.ask("newuser Mike Mike55"), created)
 
     def test_an_account_that_was_added_logs_in_and_is_hashed(self) -> None:

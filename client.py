@@ -61,9 +61,9 @@ MAX_HISTORY = 1000  # lines
 SEND_BUFFER = 4096  # bytes (Linux takes twice that): what is in it, Ctrl-C cannot call back
 CONNECT_WAIT = 10.0  # seconds
 UNHEARD = 60.0  # seconds that the server's machine may leave what was sent unacknowledged
-LOGOUT_WAIT = 5.0  # seconds that the server has to close the connection after logout, and more if
-PACED_FROM = 20  # lines or more were sent at a time: it reads them at its own pace, but
-SLOWEST_PACE = 5  # lines a second at least
+LOGOUT_WAIT = 5.0  # seconds that the server has to answer a logout, if no lines wait before it
+PACED_FROM = 20  # lines that the server reads at once; what waits behind them it reads ...
+SLOWEST_PACE = 5  # ... at its own pace, which is at least so many lines a second
 
 END_KEY = "Ctrl-D" if HAS_TERMIOS else "Ctrl-Z Enter"
 HELP = f"""\
@@ -1241,8 +1241,8 @@ class Connection:
         self.under_way = b""  # what the socket has not taken of a line that was begun
         self.begun: deque[tuple[bytes, int]] = deque(maxlen=SEND_BUFFER)  # lines, bytes on the wire
         self.is_broken = False  # nothing more can be sent; the receiver is about to tell
-        self.backlog = 0.0  # what `lines_unread` was when the last line was sent,
-        self.last_sent = 0.0  # in time.monotonic's seconds
+        self.backlog = 0.0  # what `lines_unread` was when the last line was sent
+        self.last_sent = 0.0  # monotonic seconds
         self.has_ended = False
         self.failure: Exception | None = None
 
@@ -1340,7 +1340,7 @@ class Connection:
         if self.tls is None:
             line = self.unsent
             sent = self.socket.send(line)
-        elif select.select([], [self.socket], [], 0)[1]:  # as nothing that is sealed can be dropped
+        elif select.select([], [self.socket], [], 0)[1]:  # what is sealed can't be dropped
             line, sent = self.tls.sealed(self.unsent), 0
         else:
             return
@@ -1529,7 +1529,7 @@ class Client:
             if isinstance(self.connection.failure, OutputClosed):
                 raise self.connection.failure from None
             if self.terminal.is_terminal:
-                self.reader.drop_typed_ahead()  # it was typed before anybody could read of this:
+                self.reader.drop_typed_ahead()  # nobody typed that for the next connection
             self.tell_of_loss()
             self.is_lost = True
             return self.terminal.is_terminal
@@ -1639,7 +1639,7 @@ class Client:
         except (OSError, ValueError) as error:
             self.tell(failure_of(error, self.options))
         except KeyboardInterrupt:
-            self.terminal.wait(keyboard=False, timeout=0)  # it is obeyed
+            self.terminal.wait(keyboard=False, timeout=0)  # takes the signal's byte away
         else:
             self.connection.socket.close()
             self.connection = connection

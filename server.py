@@ -82,8 +82,8 @@ HISTORY = 0  # public lines that a joiner is told
 VERSION = "1.0"
 
 MAX_LINE = 2048  # bytes, without the line end: 256 code points of 4 bytes fit twice
-READ_SIZE = 1024  # bytes for each read: every waiting thread holds so many, so they are few
-RECEIVE_BUFFER = 4096  # bytes asked of the kernel, which takes twice that: what a user has queued
+READ_SIZE = 1024  # bytes in a read; every thread that waits holds a buffer of this size
+RECEIVE_BUFFER = 4096  # bytes of what a user has queued; the kernel takes twice as many
 SKIP_UNIT = 65536  # bytes of an overlong line that cost its sender as much as a line
 
 BURST = 20  # lines read at full speed before --rate applies
@@ -105,13 +105,13 @@ STALL_SECONDS = 30  # with bytes waiting and none written for so long, a connect
 LINGER_SECONDS = 0.5  # for the other side to close first, so that a reset takes no last line away
 DRAIN_PAUSE = 0.01  # seconds between reads of what nobody wants any more
 GONE_CHECK = 1.0  # seconds at most until a sender who is slowed down is looked at again
-SEALED_TOGETHER = 16  # before the first is sent: who is woken by that takes the caches away
+SEALED_TOGETHER = 16  # records before the first is sent: a woken client takes the caches
 BACKLOG_LIMIT = 512  # orders waiting for the courier before readers pause
 LISTENER_OPTIONS = (  # each is set if the system has it, and goes on to what is accepted
-    # Here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
+    # Set here, as an accepted socket whose buffer is made smaller stalls for 200 ms at a time.
     ("SO_RCVBUF", RECEIVE_BUFFER),
-    # Bytes in a segment, as of an Ethernet's: of the longer ones on loopback not one may fit into
-    # so small a buffer, and a sender waits until it has room for a whole one, perhaps for ever.
+    # Bytes in a segment, as on an Ethernet. A segment of loopback's is longer than so small a
+    # buffer, and a sender that waits for room for a whole segment may wait for ever.
     ("TCP_MAXSEG", 1448),
 )
 CONNECTION_OPTIONS = (
@@ -173,8 +173,8 @@ LATIN_OF_NAMES = re.compile("[\0-\u01bf\u01c4-\u024f\u1e00-\u1eff]")  # no click
 # First words of Unicode names that stand for a script with another first word.
 SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "IDEOGRAPHIC": "CJK", "EXTENDED": "ARABIC"}
 # RFC 854: IAC and two bytes (WILL, WONT, DO, DONT), a subnegotiation up to IAC SE, or one byte.
-# IAC IAC, which stands for a byte 255 of text, is here so that its second half begins nothing. What
-# is in no group is the beginning of a command at the end of what has arrived.
+# IAC IAC stands for a byte 255 of text; it is matched so that its second half begins no command. A
+# match without group 1 is the beginning of a command whose rest has not arrived yet.
 TELNET = re.compile(
     rb"\xff(?:([\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[\xf0-\xf9\xff])"
     rb"|(?:[\xfb-\xfe]|\xfa(?:[^\xff]|\xff[^\xf0])*\xff?)?\Z)",
@@ -267,7 +267,7 @@ class Framing:
             if self.is_first:
                 lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
             if length > MAX_LINE:
-                lines[0] = lines[0].ljust(MAX_LINE + 2)  # for parse, which sees no telnet commands
+                lines[0] = lines[0].ljust(MAX_LINE + 2)  # parse, which sees no telnet, refuses it
             self.command_bytes, self.is_first = 0, False
         return lines
 
@@ -375,7 +375,7 @@ def check_message(text: str) -> str:
     message = text.replace("\t", " ").strip()
     if not 1 <= len(message) <= 256:
         raise Denied("Denied. Message must be 1 to 256 characters.")
-    if not message.isprintable() and UNSAFE.search(message):  # most need only the quicker look
+    if not message.isprintable() and UNSAFE.search(message):  # the first look is the quicker
         raise Denied("Denied. Message must be printable text.")
     return message
 
@@ -454,8 +454,9 @@ class Tls:
 #
 # Three records describe a connection, and each has one owner. The Session belongs to its thread.
 # The Visitor, by which the room knows the connection, belongs to the room's lock. The Outbox, by
-# which lines are sent, belongs to whoever has the courier's turn. Two flags are set by others, once
-# and with nothing to follow from it at that moment: `is_protected`, and `linger` before `hang_up`.
+# which lines are sent, belongs to whoever has the courier's turn. Two flags are not set by their
+# owners, and need no lock, as they are only looked at later: the session sets the visitor's
+# `is_protected`, and the room the outbox's `linger`, before it orders `hang_up`.
 ENCRYPTED = "Denied. This room is encrypted. Use: python client.py --tls"
 
 
@@ -485,7 +486,7 @@ class Session:
             self.logout()
             # A socket that is closed with bytes unread is reset, which would lose our last lines.
             while self.receive_bytes(SKIP_UNIT):
-                time.sleep(DRAIN_PAUSE)  # nobody waits for this, and a flood must not find it eager
+                time.sleep(DRAIN_PAUSE)  # or a flood would keep this thread busy
         except OSError:
             reason = "connection lost"
         finally:
@@ -739,7 +740,7 @@ class Room:
         counts = Counter(visitor.network for visitor in self.lobby)
         evictable = [visitor for visitor in self.lobby if not visitor.is_protected]
         if evictable:
-            crowd = random.sample(evictable, len(evictable))  # whose turn it is nobody can tell
+            crowd = random.sample(evictable, len(evictable))  # nobody can tell whose turn it is
             evicted = max(crowd, key=lambda visitor: counts[visitor.network])
             is_of_crowd = counts[evicted.network] == max(counts.values())
             if not is_of_crowd and len(self.lobby) <= 2 * max(LOBBY, self.limit):
@@ -773,7 +774,8 @@ class Room:
         self.courier.deliver()
 
     def say(self, visitor: Visitor, message: str) -> None:
-        moment = time.strftime("%H:%M") if self.kept_lines else ""  # it may ask the disk
+        # Before the lock is taken, as `strftime` may read a file.
+        moment = time.strftime("%H:%M") if self.kept_lines else ""
         with self.lock:
             if not visitor.gone:
                 line = f"{visitor.userid}: {message}"
@@ -862,7 +864,7 @@ class Room:
         visitor.gone = True
         visitor.presence.release()
         tls = visitor.outbox.tls
-        # To a client that is about to begin a handshake, plain text would be no TLS server's.
+        # A client that has not begun its handshake would take plain text for a room without TLS.
         if farewell and (tls is None or tls.has_begun or farewell == ENCRYPTED):
             self._tell(farewell, visitor)
         self.courier.order(Courier.hang_up, visitor.outbox)
@@ -1003,7 +1005,7 @@ class Courier:
     def _wake(self) -> None:
         if self.asleep:
             self.asleep = False
-            with contextlib.suppress(BlockingIOError):  # it has been told often enough
+            with contextlib.suppress(BlockingIOError):  # there are wake-ups enough already
                 self.waker.send(b"!")
 
     def _sleep(self) -> None:
@@ -1079,7 +1081,7 @@ class Courier:
 
     def hang_up(self, outbox: Outbox, _: bytes) -> None:
         if not outbox.hung_up:
-            self._own(outbox).append(b"")  # something is sent: under TLS, that this is the end
+            self._own(outbox).append(b"")  # has `_send` say, under TLS, that this is the end
             outbox.hung_up, outbox.listening = True, False
             self.listeners.pop(outbox, None)
 
@@ -1177,7 +1179,7 @@ class Courier:
         self.listeners.pop(outbox, None)
         outbox.waiting = bytearray()
         self._forget_deadline(outbox)
-        outbox.on_lost(reason)  # before its reader wakes, which knows no reason
+        outbox.on_lost(reason)  # before its reader wakes, who would give no reason
         with contextlib.suppress(OSError):  # it may be gone already
             # The kernel's buffer, too, goes at once: `close` resets the connection.
             linger = struct.pack("HH" if os.name == "nt" else "ii", 1, 0)
@@ -1390,10 +1392,10 @@ class Allowance:
         if not self.seconds:
             return 0.0
         with self.lock:
-            # Who connects anew for each line cannot wait them all off: there is an end to a debt.
+            # Somebody who connects anew for each line never waits, so a debt needs an end.
             most = (self.burst + LOBBY) * self.seconds
             debt = min(self._debt(key) + count * self.seconds, most)
-            self.paid_until.pop(key, None)  # to the end: the first is the one to forget
+            self.paid_until.pop(key, None)  # and put in as the last: the first is forgotten first
             if debt > 0:
                 self.paid_until[key] = time.monotonic() + debt
             if len(self.paid_until) > REMEMBERED:
@@ -1634,7 +1636,7 @@ class Accounts:
         self.records: dict[str, str] = {}  # UserID: hash, or password in plain text
         self.usual_cost = HASH_COST  # that of the first account
         self.lock = threading.RLock()  # guards all below, and the file
-        self.is_writing = False  # so nobody need look: the writer has just looked
+        self.is_writing = False  # `refresh` need not look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
         self.seen_since = -math.inf  # monotonic seconds
         self.is_unread = False  # somebody holds it, as Windows lets them: read at the next look
@@ -1724,7 +1726,7 @@ class Accounts:
             time.sleep(WATCH_SECONDS / 10)  # no event tells that an editor has finished
 
     def put_back(self) -> None:
-        """Append what an editor has overwritten, before it is too late. Raises AccountsError."""
+        """Append the new accounts that an editor has overwritten. Raises AccountsError."""
         with self.lock:
             self.refresh()
             dropped = self.dropped
@@ -1855,8 +1857,8 @@ class Accounts:
             with opened(self.path, os.O_RDWR | os.O_APPEND) as file:
                 before = os.fstat(file)
                 if fingerprint_of(before) != self.seen:
-                    return False  # an editor has saved just now: look again, before it is too late
-                if before.st_mode & stat.S_IROTH:  # a default, and nobody's wish
+                    return False  # an editor has saved just now: the caller looks again
+                if before.st_mode & stat.S_IROTH:  # by some system's default
                     with contextlib.suppress(OSError):  # its owner was told at the start
                         os.chmod(self.path, 0o600)
                 os.lseek(file, max(0, before.st_size - 1), os.SEEK_SET)
@@ -1870,7 +1872,7 @@ class Accounts:
                     raise
                 after = os.fstat(file)
                 if after.st_size != before.st_size + len(data):
-                    return False  # somebody wrote, too, and our line may hang on theirs: look again
+                    return False  # somebody wrote, too, perhaps half a line before ours
                 self.seen = fingerprint_of(after)
                 return is_named(file, self.path)
         except FileNotFoundError:
@@ -1889,7 +1891,7 @@ class Accounts:
                     old = os.stat(self.path)
                     if (old.st_uid, old.st_gid) != (os.getuid(), os.getgid()):
                         os.fchown(file, old.st_uid, old.st_gid)
-                    # That others may read the hashes is a default, and nobody's wish.
+                    # Others may read the hashes by some system's default: nobody asked for that.
                     os.fchmod(file, 0o600 if old.st_mode & stat.S_IROTH else old.st_mode & 0o7777)
                 write_synced(file, text.encode(errors="surrogateescape"))
             # Somebody who saves between this look and the next call is overwritten: no system
@@ -1987,7 +1989,7 @@ class Server:
         self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)  # by user
         self.failures = Allowance(FAILURES, FAILURE_SECONDS)  # by UserID and address
         self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)  # by address
-        self.is_told_to_stop = False  # by a signal's handler, which may interrupt itself
+        self.is_told_to_stop = False  # set by a signal's handler, which must take no lock
         self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_ended = False
@@ -2060,7 +2062,7 @@ class Server:
                 if self.accounts.is_settled() and known is not self.accounts.records:
                     known = self.accounts.records
                     self.room.evict_removed(known.__contains__)
-                with contextlib.suppress(AccountsError):  # of this moment: the next look tells it
+                with contextlib.suppress(AccountsError):  # the next look tells of it
                     self.accounts.tidy(hash_all)
 
     def _accept_all(self) -> None:

@@ -1650,6 +1650,9 @@ class Accounts:
 
     def open(self) -> None:
         """Lock, read and mend the file, which may be missing. Raises AccountsError, OSError."""
+        if not self.path.parent.is_dir():
+            advice = "Make it, or name another file with --users."
+            raise AccountsError(f"{self.path}: its folder is missing. {advice}")
         try:
             self._lock_out_others()
             self._cut_off_torn_line()

@@ -52,7 +52,7 @@ class AccountsTest(unittest.TestCase):
         accounts.open()
         return accounts
 
-    def refusal(self, text: str | bytes) -> str:
+    def refusal(self, text: str | bytes | None) -> str:
         with self.assertRaises(server.AccountsError) as raised:
             self.load(text)
         return str(raised.exception)
@@ -292,6 +292,12 @@ class AccountsTest(unittest.TestCase):
             accounts.close()
 
     # Writing.
+
+    def test_a_missing_folder_is_told_at_the_start(self) -> None:
+        self.path = self.folder / "elsewhere" / "users.txt"
+        advice = "Make it, or name another file with --users."
+        refusal = f"{os.path.realpath(self.path)}: its folder is missing. {advice}"
+        self.assertEqual(self.refusal(None), refusal)
 
     @not_on_windows("Windows has no such modes")
     def test_a_missing_file_is_made_at_the_first_newuser_for_the_owner_alone(self) -> None:

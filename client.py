@@ -1225,6 +1225,7 @@ class Connection:
         """Raises OSError, or ValueError for a name that cannot be one."""
         self.socket = socket.create_connection((host, port), CONNECT_WAIT)
         self.tls = Tls(encryption, host) if encryption else None
+        self.said_early = b""  # by the server, in one piece with its handshake's end (TLS 1.2)
         if self.tls:
             try:
                 self.shake_hands(self.tls)
@@ -1259,7 +1260,7 @@ class Connection:
             data = self.socket.recv(65536)
             if not data:
                 raise ConnectionAbortedError(0, "the server closed the connection. Try again")
-            tls.opened(data)
+            self.said_early += tls.opened(data)
             self.socket.sendall(tls.sealed(b""))
 
     def set_option(self, option: int, value: int | bytes, level: int = socket.SOL_SOCKET) -> None:
@@ -1281,6 +1282,9 @@ class Connection:
 
     def receive_some(self) -> bytes:
         """Return what has arrived, b"" at the end. Raises OSError."""
+        if text := self.said_early:
+            self.said_early = b""
+            return text
         while not (self.tls and self.tls.has_ended):
             while not select.select([self.socket], [], [], LOOK_EVERY)[0]:
                 if self.is_out_of_reach():

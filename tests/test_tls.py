@@ -246,15 +246,21 @@ class ClientTest(unittest.TestCase):
         self.fake.accept()
         return future
 
-    def shake_hands(self, name: str, at_a_time: int = 65536) -> bytes:
-        """Play the server's part with a certificate; return what the client said after that."""
-        end = server.Tls(server.encrypt(*files_of(name)))
+    def shake_hands(self, name: str, at_a_time: int = 65536, greeting: bytes = b"") -> bytes:
+        """Play the server's part with a certificate; return what the client said after that.
+
+        greeting: is said in one piece with the end of the handshake, by TLS 1.2.
+        """
+        encryption = server.encrypt(*files_of(name))
+        if greeting:
+            encryption.maximum_version = ssl.TLSVersion.TLSv1_2
+        end = server.Tls(encryption)
         self.fake.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         said = b""
         with contextlib.suppress(ssl.SSLError):
             while not end.is_open and (data := self.fake.client.recv(65536)):
                 said += end.opened(data)
-                wire = end.sealed(b"")
+                wire = end.sealed(greeting)
                 for start in range(0, len(wire), at_a_time):
                     self.fake.client.sendall(wire[start : start + at_a_time])
         return said
@@ -331,6 +337,14 @@ class ClientTest(unittest.TestCase):
         future = self.connect(Shared.certificate)
         self.shake_hands("cert", at_a_time=1)
         future.result(PATIENCE).reset()
+
+    def test_what_comes_with_the_end_of_the_handshake_is_not_lost(self) -> None:
+        future = self.connect(Shared.certificate)
+        self.shake_hands("cert", greeting=b"The server is shutting down.\n")
+        connection = future.result(PATIENCE)
+        self.fake.die()
+        self.assertEqual(connection.receive_some(), b"The server is shutting down.\n")
+        connection.reset()
 
     def test_lines_that_did_not_arrive_are_named_whole(self) -> None:
         future = self.connect(Shared.certificate)

@@ -18,6 +18,7 @@ from tests.helpers.process import CLIENT
 if sys.platform == "win32":
     raise unittest.SkipTest("Windows has no pseudo-terminals; see tests.long.windows_client")
 
+import fcntl
 import pty
 import termios
 
@@ -574,6 +575,15 @@ class BlockedTest(TerminalTest):
     def paste(self, terminal: Terminal) -> None:
         terminal.type(f"\x1b[200~{chr(13).join([*self.PASTE, ''])}\x1b[201~half")
 
+    def wait_until_blocked(self, terminal: Terminal) -> None:
+        """Wait until the client has sent whole lines that the server's machine does not take."""
+        for number in range(2, len(self.PASTE)):
+            terminal.expect(self.PASTE[number])  # so all before it are sent
+            taken = fcntl.ioctl(self.server.client, termios.FIONREAD, bytes(4))
+            sent = len("\n".join(self.PASTE[: number - 1]))
+            if int.from_bytes(taken, sys.byteorder) < sent:
+                return
+
     def test_ctrl_c_behind_a_paste_is_seen_at_once_and_drops_what_is_not_sent(self) -> None:
         with self.client() as terminal:
             self.paste(terminal)
@@ -615,6 +625,7 @@ class BlockedTest(TerminalTest):
     def test_a_lost_connection_is_told_while_lines_wait_to_be_sent(self) -> None:
         with self.client() as terminal:
             self.paste(terminal)
+            self.wait_until_blocked(terminal)
             self.server.reset()
             terminal.expect("lost.")
             shown = terminal.expect("Press Enter to connect again, Ctrl-D to end.")

@@ -229,6 +229,8 @@ class Framing:
 
     def _take(self, data: bytes) -> list[bytes]:
         """Obey telnet commands, and split the text around them."""
+        if IAC not in data and not self.command:
+            return self._split(data)
         data = self.command + data
         self.command_bytes -= len(self.command)
         self.command = b""
@@ -558,7 +560,7 @@ class Session:
         try:
             try:
                 command = parse(line, visitor.userid is not None)
-                if command[:1] == ("login",) and visitor.userid is None:
+                if visitor.userid is None and command[:1] == ("login",):
                     # A login does not wait for what its address has used up, or a neighbour could
                     # keep it out; it only counts for its own connection.
                     counted_by = visitor.address
@@ -1052,11 +1054,12 @@ class Courier:
                     self._send(outbox, data)
         for outbox in special:
             lines, outbox.own = outbox.own or [], None
-            if outbox.listening:
+            if outbox.listening and outbox.heard < len(said):
                 lines += said[outbox.heard :]
             if lines:
                 self._send(outbox, b"".join(lines))
-            self._close_if_done(outbox)
+            if outbox.hung_up:
+                self._close_if_done(outbox)
 
     # The steps that can be ordered: take a connection on, have it hear what is said to all, say a
     # line to all but one, or to one alone, end a connection, and note that its reader has ended.
@@ -1071,9 +1074,10 @@ class Courier:
             self.listeners[outbox] = None
 
     def broadcast(self, omit: Outbox, data: bytes) -> None:
-        self.said.append(data)
         if omit.listening:
-            self._own(omit).pop()  # this line, which `_own` has just put in as the last
+            self._own(omit)
+            omit.heard += 1  # this line is left out
+        self.said.append(data)
 
     def unicast(self, outbox: Outbox, data: bytes) -> None:
         if not outbox.hung_up:
@@ -1095,7 +1099,7 @@ class Courier:
             outbox.own = []
             outbox.heard = 0
             self.special.append(outbox)
-        if outbox.listening:
+        if outbox.listening and self.said:
             outbox.own += self.said[outbox.heard :]
         outbox.heard = len(self.said)
         return outbox.own

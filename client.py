@@ -459,9 +459,9 @@ class Screen:
 
 
 # --------------------------------------------------------------------------------------------------
-# Terminal: all that knows termios, and what the main thread waits for; Console is the same for
-# Windows. Signals only wake it with their number, the receiver does with GONE. They are obeyed
-# where the main thread looks, so that nothing is interrupted half way.
+# Terminal: all that knows termios, and what the main thread waits for. Signals only wake it with
+# their number, the receiver does with GONE. They are obeyed where the main thread looks, so that
+# nothing is interrupted half way.
 
 PASTE_ON, PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 GONE = 0  # not a signal's number
@@ -569,7 +569,30 @@ class Terminal:
         return self.keyboard in ready, woken_with
 
 
-# Of Windows' console: https://learn.microsoft.com/windows/console/setconsolemode
+def window_size() -> tuple[int, int]:
+    """Return the columns and rows of the terminal on standard output."""
+    try:
+        columns, rows = os.get_terminal_size(1)
+    except OSError:
+        columns, rows = 0, 0
+    return columns or 80, rows or 24  # a new pseudo-terminal says 0 by 0
+
+
+def set_handler(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *names: str
+) -> None:
+    """Handle the signals of these names that this system has."""
+    for name in names:
+        number = getattr(signal, name, None)
+        # An ignored one stays ignored, as under nohup, or behind a script's `&`.
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------------------------------
+# Console: a Terminal for Windows' console, or a pipe or a file there, as `select` takes nothing but
+# sockets there. Its functions: https://learn.microsoft.com/windows/console/console-functions
+
 PROCESSED_INPUT, LINE_INPUT, ECHO_INPUT, WINDOW_INPUT, VT_INPUT = 0x1, 0x2, 0x4, 0x8, 0x200
 OBEYS_ESCAPES = 0x1 | 0x4  # ENABLE_PROCESSED_OUTPUT, ENABLE_VIRTUAL_TERMINAL_PROCESSING
 KEY_EVENT, RESIZE_EVENT = 1, 4
@@ -582,11 +605,11 @@ DELETE_KEY = 0x2E
 
 
 class Console(Terminal):
-    """Windows' console, or a pipe or a file there, where `select` takes nothing but sockets.
+    """Standard input as a thread reads it, which passes on what it read.
 
-    So a thread reads and passes on what it read: the Editor gets what a terminal would send for
-    the keys in the console's input records. Others get lines; a thread of these reads only when
-    asked to, or the next line would be echoed before it is known to be a password.
+    The Editor gets what a terminal would send for the keys in the console's input records. Others
+    get lines; a thread of these reads only when asked to, or the next line would be echoed before
+    it is known to be a password.
     """
 
     def can_edit(self) -> bool:
@@ -723,29 +746,9 @@ def set_console_mode(descriptor: int, mode: int) -> bool:
     return call_console("SetConsoleMode", descriptor, mode)
 
 
-def window_size() -> tuple[int, int]:
-    """Return the columns and rows of the terminal on standard output."""
-    try:
-        columns, rows = os.get_terminal_size(1)
-    except OSError:
-        columns, rows = 0, 0
-    return columns or 80, rows or 24  # a new pseudo-terminal says 0 by 0
-
-
-def set_handler(
-    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *names: str
-) -> None:
-    """Handle the signals of these names that this system has."""
-    for name in names:
-        number = getattr(signal, name, None)
-        # An ignored one stays ignored, as under nohup, or behind a script's `&`.
-        if number and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
 # --------------------------------------------------------------------------------------------------
-# Editor: bytes become keys (Keyboard), a key changes the text (Line) or looks through older ones
-# (History), and the screen shows what came of it. KEYS, at the end, says which key does what.
+# Keys and lines: bytes become keys (Keyboard), which change the text being typed (Line) or look
+# through older ones (History). None of these knows the screen.
 
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
 # A key is a character, or ESC and: a letter (Alt), O and a letter (function keys), [ [ and a letter
@@ -795,7 +798,7 @@ class Keyboard:
 
 
 class Line:
-    """A text and the cursor in it, which is an index. Knows nothing of keys and screens."""
+    """A text and the cursor in it, which is an index."""
 
     def __init__(self, text: str = "") -> None:
         self.text = text
@@ -847,7 +850,7 @@ class Line:
 
 
 class History:
-    """The lines typed before, and the place among them. Knows nothing of keys and screens."""
+    """The lines typed before, and the place among them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -875,6 +878,9 @@ def is_secret(text: str) -> bool:
     return len(words) > 2 and words[0].lower() in ("login", "newuser")
 
 
+# --------------------------------------------------------------------------------------------------
+# Editor: a key changes the line, and the screen shows what came of it. KEYS, at the end, says which
+# key does what.
 class Editor:
     """The line being typed at a terminal. complete: returns what a text's last word may become."""
 
@@ -1693,6 +1699,8 @@ def end_by_signal(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # gives the terminal back on its way
 
 
+# --------------------------------------------------------------------------------------------------
+# Main: options, and a connection, or why there is none; then the client.
 def address_of(options: SimpleNamespace) -> str:
     host = f"[{options.host}]" if ":" in options.host else options.host
     return f"{host}:{options.port}"

@@ -1501,6 +1501,19 @@ class AccountsError(Exception):
     """users.txt cannot be used; the text says where and why, in one line."""
 
 
+def hash_passwords(passwords: Sequence[str]) -> list[str]:
+    """Hash on every core; say how far it is on standard error once it takes over a second."""
+    records: list[str] = []
+    told = time.monotonic()
+    with ThreadPoolExecutor(CORES) as pool:
+        for record in pool.map(hash_password, passwords):
+            records.append(record)
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                complain(f"Hashing passwords: {len(records)} of {len(passwords)}.")
+    return records
+
+
 def hash_password(password: str) -> str:
     """Return a salted scrypt hash (RFC 7914) as a PHC string: base64 without padding."""
     salt = os.urandom(16)
@@ -1917,6 +1930,8 @@ class Accounts:
         return True
 
 
+# --------------------------------------------------------------------------------------------------
+# Files: what of them the accounts need, and the log a little. Nothing here knows what they hold.
 @contextlib.contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
     """Open a file, its owner's alone if it is new, and close it after the block."""
@@ -1941,19 +1956,6 @@ def lock_descriptor(file: int) -> None:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         except OSError:  # whose errno tells nothing
             raise BlockingIOError from None
-
-
-def hash_passwords(passwords: Sequence[str]) -> list[str]:
-    """Hash on every core; say how far it is on standard error once it takes over a second."""
-    records: list[str] = []
-    told = time.monotonic()
-    with ThreadPoolExecutor(CORES) as pool:
-        for record in pool.map(hash_password, passwords):
-            records.append(record)
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                complain(f"Hashing passwords: {len(records)} of {len(passwords)}.")
-    return records
 
 
 def is_named(file: int, path: Path) -> bool:

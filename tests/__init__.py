@@ -56,3 +56,11 @@ The long suites, `python -m tests.long.X [--quick] [NAME ...]`, from the dev gro
 The bench, `python -m tests.bench [--quick]`: how fast, beside a bare C loop, with TLS too; Linux,
 a C compiler, libssl-dev, ngircd. Its load generator and the loops are in bench/.       70 s, 35 min
 """
+
+import signal
+
+# A script's `&` and nohup have these ignored, and the programs under test would keep it so.
+for name in ("SIGINT", "SIGHUP"):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler)

@@ -96,6 +96,7 @@ FAILURE_SECONDS = 6.0  # ... so long for each further try
 NEW_ACCOUNTS = 100  # of an address, before it has to wait as long for each further one
 REMEMBERED = 10_000  # users or addresses that each limit knows; the earliest are forgotten first
 LOBBY = 100  # connections that have not logged in, or --max-clients if that is more
+LOBBY_PAUSE = 0.1  # seconds between looks for those who are late: a look takes long in a crowd
 STRANGER_SECONDS = 1.0  # between lines on the display that strangers cause
 
 HISTORY_BYTES = 256 * 1024  # kept at most, however many lines --history asks for
@@ -825,7 +826,7 @@ class Room:
     def expire(self, now: float) -> float:
         """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
-            look_again = now + LOGIN_SECONDS
+            look_again = now + HANDSHAKE_SECONDS  # when the next newcomer may be late
             for visitor in list(self.lobby):  # in order of arrival
                 tls = visitor.outbox.tls
                 is_ready = tls is None or tls.is_open
@@ -2012,9 +2013,12 @@ class Server:
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._announce()
+        look_again = 0.0
         while not (self.is_told_to_stop or self.courier_ended):
             now = time.monotonic()
-            select.select([self.listener, self.wakeful], [], [], self.room.expire(now) - now)
+            if now >= look_again:
+                look_again = max(self.room.expire(now), now + LOBBY_PAUSE)
+            select.select([self.listener, self.wakeful], [], [], look_again - now)
             drain(self.wakeful)
             if not self.is_told_to_stop:
                 self._accept_all()

@@ -125,6 +125,19 @@ class DoorTest(ServerTest):
     """Before login: who is let in, who is not, and what is said to those."""
 
     WRONG = "Denied. User name or password incorrect."
+    TOLD = """
+def expire(room, now, expire=server.Room.expire):
+    room.display.show("Looked for those who are late.")
+    return expire(room, now)
+server.Room.expire = expire
+"""
+
+    def test_newcomers_do_not_have_the_whole_crowd_at_the_door_looked_at(self) -> None:
+        running = self.start(program=altered_server({"HANDSHAKE_SECONDS": 60}, patch=self.TOLD))
+        for _ in range(20):
+            self.assertEqual(self.connect(running).ask("who"), cases.LOGIN_FIRST)
+        running.stop()
+        self.assertEqual(running.display.all().count("Looked for those who are late."), 1)
 
     def test_past_ten_failures_at_a_userid_its_address_waits_and_other_users_do_not(self) -> None:
         running = self.start(program=altered_server({"FAILURE_DELAY": 0, "LOGIN_TRIES": 100}))

@@ -959,7 +959,10 @@ class Editor:
         # A new window size needs nothing but the next draw.
 
     def draw(self) -> None:
-        prompt = self.prompt if self.query is None else f"(search '{self.query}') "
+        prompt = self.prompt
+        if self.query is not None:
+            outcome = "search" if self.query in self.line.text else "not found:"
+            prompt = f"({outcome} '{self.query}') "
         line = Line() if self.is_hidden else self.line
         self.screen.edit(prompt, line.text, line.cursor)
 

@@ -121,6 +121,15 @@ class EditingTest(TerminalTest):
                 self.assertEqual(heard, ["send all one", "send all two", sent])
             self.server.die()
 
+    def test_a_search_says_when_nothing_is_found(self) -> None:
+        with self.client() as terminal:
+            terminal.type("send all one\r" + CTRL["R"] + "one")
+            terminal.expect("(search 'one') send all one")
+            terminal.type("x")
+            terminal.expect("(not found: 'onex') send all one")
+            terminal.type("\x7f")
+            terminal.expect("(search 'one') send all one")
+
     def test_a_command_that_may_be_a_mistyped_password_stays_out_of_the_history(self) -> None:
         with self.client() as terminal:
             terminal.type("send all one\rlgoin Tom Tom11\rTom11\rsned all a b\r")

@@ -1603,20 +1603,28 @@ def torn_end(data: bytes) -> bytes:
     What somebody typed wrongly, or saved as UTF-16, is never taken for that.
     """
     last = data.removeprefix(BYTE_ORDER_MARK).rstrip(b"\n").rpartition(b"\n")[2]
-    if len(re.findall(rb"\0+", last)) == 1 and not last.startswith(b"#"):
-        return data[data.rindex(last) :]
+    text, *behind = re.split(rb"\0+", last)
+    if len(behind) == 1 and not last.startswith(b"#"):
+        # The NUL bytes may hang on a whole line, if that had no line end.
+        torn = last if not text or is_own_beginning(text) else last.removeprefix(text)
+        return data[data.rindex(torn) :]
+    return last if data.endswith(last) and is_own_beginning(last) else b""
+
+
+def is_own_beginning(text: bytes) -> bool:
+    """Tell whether a line that the server writes begins so, and goes on."""
     head = " " + HASH_HEAD.format(*HASH_COST)
     try:
         # The cut may be within a character, which a decoder that waits for more leaves out.
-        line = codecs.getincrementaldecoder("utf-8")().decode(last)
+        line = codecs.getincrementaldecoder("utf-8")().decode(text)
         userid, comma, second = line.partition(",")
         rest = f"{head}{'A' * 22}${'A' * 43})"[len(second) :]
         # More may have followed in the name: "all" alone is reserved, "all000" is not.
-        read_account(line + rest if comma else f"{f'{userid}000':.33},{rest}")
+        account = read_account(line + rest if comma else f"{f'{userid}000':.33},{rest}")
     except (ValueError, Denied):
-        return b""
-    is_beginning = rest != "" and second[: len(head)] == head[: len(second)]
-    return last if is_beginning and data.endswith(last) else b""
+        return False
+    is_of_own_cost = second[: len(head)] == head[: len(second)]
+    return rest != "" and is_of_own_cost and account_line(*account).startswith(line)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -241,10 +241,12 @@ class AccountsTest(unittest.TestCase):
                 "the second field is neither a password of 4 to 8 characters nor a scrypt hash.",
             ),
             ("(Anna, $scrypt$ln=9", "not an account; write (UserID, Password), or # before"),
-            (
-                "(An na, $scrypt$",
-                NO_ACCOUNT,
-            ),
+            ("(An na, $scrypt$", NO_ACCOUNT),
+            (" (Anna, $sc", NO_ACCOUNT),
+            ("( Anna, $sc", NO_ACCOUNT),
+            ("(Jose\u0301, $sc", NO_ACCOUNT),
+            ("hello\0", NO_ACCOUNT),
+            ("(Anna, Anna5\0)", NO_ACCOUNT),
         ):
             with self.subTest(line=line):
                 text = f"# mine\n{line}"
@@ -258,10 +260,22 @@ class AccountsTest(unittest.TestCase):
         self.assertEqual(self.path.read_bytes().decode(), text)
 
     def test_what_a_power_cut_left_as_nul_bytes_is_set_aside(self) -> None:
-        accounts = self.load(b"(Tom, Tom11)\n(Mike, $scrypt$ln=14" + bytes(40) + b"\n")
-        self.assertEqual(set(accounts.records), {"Tom"})
-        self.assertIn("users.txt:2:", self.warnings[0])
-        self.assertNotIn("\0", self.path.read_text())
+        begun = server.account_line("Mike", server.hash_password("Mike44"))[:30].encode()
+        for left in (begun + bytes(40) + b"\n", begun + bytes(9) + b"AAAA)\n", bytes(80)):
+            self.warnings.clear()
+            accounts = self.load(b"(Tom, Tom11)\n" + left)
+            self.assertEqual(set(accounts.records), {"Tom"})
+            self.assertIn("users.txt:2:", self.warnings[0])
+            self.assertNotIn("\0", self.path.read_text())
+            accounts.close()
+
+    def test_nul_bytes_that_hang_on_a_whole_line_are_cut_off_without_it(self) -> None:
+        hashed = server.account_line("Beth", server.hash_password("Beth33")).rstrip("\n")
+        for line in ("(Beth, Beth33)", hashed):
+            accounts = self.load(b"(Tom, Tom11)\n" + line.encode() + bytes(87))
+            self.assertTrue(accounts.verify("Beth", "Beth33"))
+            self.assertNotIn("\0", self.path.read_text())
+            accounts.close()
 
     def test_a_torn_line_where_the_file_cannot_be_replaced_is_cut_off(self) -> None:
         torn = server.account_line("Mike", server.hash_password("Mike44"))[:30]

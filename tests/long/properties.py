@@ -563,8 +563,6 @@ def is_lawful_record(field: str) -> bool:
 
 def is_cut_short(line: str, others: list[str]) -> bool:
     """Tell whether a crash may have left a line like this: `others` are the lines behind it."""
-    if "\0" in line:  # in one stretch, or it is UTF-16
-        return not any(others) and len(re.findall("\0+", line)) == 1
     try:  # it may stop in the middle of a character
         line = UTF8().decode(line.encode(errors="surrogateescape"))
     except UnicodeDecodeError:
@@ -690,8 +688,13 @@ def lawful_users(data: bytes) -> dict[str, str] | int:
     for number, line in enumerate(lines, 1):
         if is_kept(line):
             continue
-        account = lawful_account(line)
-        if account is None and is_cut_short(line, lines[number:]):
+        text, others = line, lines[number:]
+        if len(re.findall("\0+", line)) == 1 and not any(others):  # a power cut, no UTF-16
+            text, others = line.partition("\0")[0], []
+            if is_kept(text):
+                return users
+        account = lawful_account(text)
+        if account is None and is_cut_short(text, others):
             return users
         if account is None or account[0] in users:
             return number
@@ -758,8 +761,8 @@ def hold_mended(before: bytes, after: bytes, torn: bool) -> None:
     old = before.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     new = after.decode(errors="surrogateescape").removeprefix("\ufeff").split("\n")
     if torn:
-        assert new[-1] == ""
-        old = [*old[: len(new) - 1], ""]
+        last = old[len(new) - 1].partition("\0")[0] if new[-1] else ""
+        old = [*old[: len(new) - 1], last]
     assert len(old) == len(new)
     for was, line in zip(old, new, strict=True):
         account = lawful_account(line)

@@ -1692,12 +1692,17 @@ class Accounts:
             self.warn(f"{self.name}: others on this machine may read it. {advice}")
 
     def _lock_out_others(self) -> None:
-        try:
-            beside = self.path.with_name(f".{self.name}.lock")
-            self.lock_file = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError:  # the folder is not ours to write to: the file itself must do
+        beside = self.path.with_name(f".{self.name}.lock")
+        # Another user's server may have made it, who may be in the same group or root, and lets us
+        # read it. Where the folder is not ours to write to, the file itself must do.
+        for path, flags in (
+            (beside, os.O_RDWR | os.O_CREAT),
+            (beside, os.O_RDONLY),
+            (self.path, os.O_RDONLY | OPEN_FLAGS),
+        ):
             with contextlib.suppress(OSError):
-                self.lock_file = os.open(self.path, os.O_RDONLY | OPEN_FLAGS)
+                self.lock_file = os.open(path, flags, 0o644)
+                break
         try:
             if self.lock_file is not None:
                 lock_descriptor(self.lock_file)

@@ -15,6 +15,7 @@ import threading
 import time
 import unittest
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from unittest import mock
 
 import server
@@ -664,12 +665,34 @@ class AccountsTest(unittest.TestCase):
         accounts.close()
         self.load()
 
-    def test_without_a_lock_file_the_file_itself_is_locked(self) -> None:
-        whole = server.account_line("Tom", server.hash_password("Tom11"))
-        self.path.with_name(".users.txt.lock").mkdir()
-        self.load(whole)
-        with self.assertRaisesRegex(server.AccountsError, "in use by another server"):
+    def test_a_lock_file_of_another_users_server_keeps_a_second_one_out(self) -> None:
+        real_open = os.open
+
+        def refuse_to_write(path: Path, flags: int, mode: int = 0o777) -> int:
+            if path.suffix == ".lock" and flags != os.O_RDONLY:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real_open(path, flags, mode)
+
+        self.load("(Tom, Tom11)\n")
+        with (
+            mock.patch("server.os.open", refuse_to_write),
+            self.assertRaisesRegex(server.AccountsError, "in use by another server"),
+        ):
             self.load()
+
+    def test_without_a_lock_file_the_file_itself_is_locked(self) -> None:
+        real_open = os.open
+
+        def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+            if path.suffix == ".lock":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real_open(path, flags, mode)
+
+        whole = server.account_line("Tom", server.hash_password("Tom11"))
+        with mock.patch("server.os.open", refuse):
+            self.load(whole)
+            with self.assertRaisesRegex(server.AccountsError, "in use by another server"):
+                self.load()
 
     def test_a_file_system_without_locks_is_told_of_and_used(self) -> None:
         with mock.patch(

@@ -1892,6 +1892,8 @@ class Accounts:
                 before = os.fstat(file)
                 if fingerprint_of(before) != self.seen:
                     return False  # an editor has saved just now: the caller looks again
+                if not stat.S_ISREG(before.st_mode):  # a link to /dev/null, and not ours to change
+                    raise AccountsError(f"{self.name} is no regular file.")
                 if before.st_mode & stat.S_IROTH:  # by some system's default
                     with contextlib.suppress(OSError):  # its owner was told at the start
                         os.chmod(self.path, 0o600)

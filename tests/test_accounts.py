@@ -294,6 +294,19 @@ class AccountsTest(unittest.TestCase):
         with self.assertRaisesRegex(server.AccountsError, r"^users\.txt is no regular file\. "):
             self.load()
 
+    @not_on_windows("Windows has no FIFOs")
+    def test_what_it_was_replaced_by_keeps_its_mode_if_that_is_no_file(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        fifo = self.path.with_name("fifo")
+        os.mkfifo(fifo)
+        fifo.chmod(0o666)
+        self.path.unlink()
+        self.path.symlink_to(fifo)
+        with self.assertRaisesRegex(server.AccountsError, "no regular file"):
+            accounts.add("Mike", server.hash_password("Mike44"))
+        self.assertEqual(stat.S_IMODE(fifo.stat().st_mode), 0o666)
+        self.assertTrue(accounts.verify("Tom", "Tom11"))
+
     @not_on_windows("Windows has no such modes")
     def test_others_who_may_read_it_are_warned_of_and_shut_out_when_it_is_written(self) -> None:
         for text in ("(Tom, Tom11)\n", server.account_line("Tom", server.hash_password("Tom11"))):

@@ -1858,10 +1858,12 @@ class Accounts:
                     self.plain, self.has_complained = [], False
             except OSError as error:
                 advice = "Keep it in a folder that this user may write to."
-                self.can_replace = bool(getattr(error, "winerror", 0))
-                if self.can_replace:  # Windows
+                is_held = getattr(error, "winerror", 0)  # Windows
+                self.can_replace = bool(is_held or error.errno == errno.ENOSPC)
+                if self.can_replace:
                     self.seen_since = time.monotonic() + RECENT_SECONDS
-                    advice = "Another program may have it open; it is tried again."
+                    held = "Another program may have it open; it" if is_held else "It"
+                    advice = f"{held} is tried again."
                 if not self.has_complained:
                     self.has_complained = True
                     problem = f"it cannot be replaced ({explain(error)}), so plain passwords"

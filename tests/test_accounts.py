@@ -606,6 +606,17 @@ class AccountsTest(unittest.TestCase):
             accounts.tidy(server.hash_passwords)
         self.assertNotIn("Tom11", self.path.read_text())
 
+    def test_a_disk_that_is_full_for_a_while_is_tried_again(self) -> None:
+        with (
+            mock.patch("server.RECENT_SECONDS", -server.SETTLED_SECONDS),
+            mock.patch("server.os.replace", side_effect=OSError(errno.ENOSPC, "No space left")),
+        ):
+            accounts = self.load("(Tom, Tom11)\n")
+        self.assertTrue(self.warnings[0].endswith("stay. It is tried again."), self.warnings)
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertNotIn("Tom11", self.path.read_text())
+
     def test_an_edit_that_cannot_be_read_yet_is_told_once_and_read_later(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
         self.save(self.path.read_text() + "(Beth, Beth33)\n")

@@ -2029,6 +2029,7 @@ class Server:
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
         self._announce()
         look_again = 0.0
         while not (self.is_told_to_stop or self.courier_ended):
@@ -2079,11 +2080,6 @@ class Server:
 
     def _watch(self) -> None:
         """Look at users.txt while anybody is in, and at what strangers do. A thread of its own."""
-
-        def hash_all(passwords: Sequence[str]) -> list[str]:
-            run = partial(self.hashing.run, Hashing.NEW_ACCOUNT, b"")
-            return [run(partial(hash_password, password)) for password in passwords]
-
         known = None
         while not self.stopping.wait(WATCH_SECONDS):
             self.display.tell_unshown()
@@ -2092,6 +2088,16 @@ class Server:
                 if self.accounts.is_settled() and known is not self.accounts.records:
                     known = self.accounts.records
                     self.room.evict_removed(known.__contains__)
+
+    def _tidy(self) -> None:
+        """Mend a users.txt that was edited. A thread of its own, as hashing may take long."""
+
+        def hash_all(passwords: Sequence[str]) -> list[str]:
+            run = partial(self.hashing.run, Hashing.NEW_ACCOUNT, b"")
+            return [run(partial(hash_password, password)) for password in passwords]
+
+        while not self.stopping.wait(WATCH_SECONDS):
+            if self.room.users or self.accounts.recent:
                 with contextlib.suppress(AccountsError):  # the next look tells of it
                     self.accounts.tidy(hash_all)
 

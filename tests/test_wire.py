@@ -359,6 +359,37 @@ class EditedTest(ServerTest):
             refusal = "Denied. User name or password incorrect."
             self.assertEqual(again.ask("login David secret"), refusal)
 
+    def test_whose_account_is_removed_does_not_stay_for_as_long_as_others_are_hashed(self) -> None:
+        hang = "import threading\n"
+        hang += "def hang(password):\n    print('hashing', file=sys.stderr, flush=True)\n"
+        hang += "    threading.Event().wait()\nserver.hash_password = hang"
+        running = self.start(program=altered_server(self.QUICK, patch=hang))
+        (david,) = self.login(running, "David")
+        with running.users.open("a") as file:
+            file.write("(Mike, Mike44)\n")
+        running.errors.until("hashing")
+        kept = [line for line in running.users.read_text().splitlines() if "(David," not in line]
+        running.users.write_text("\n".join(kept) + "\n")
+        self.assertEqual(david.rest(), ["Denied. Your account was removed."])
+
+    def test_who_stops_the_terminal_that_errors_are_told_on_stops_no_newuser(self) -> None:
+        stuck = """
+import threading
+def complain(line):
+    os.write(2, line.encode() + bytes([10]))
+    threading.Event().wait()
+def replace(*_):
+    raise OSError(16, "Device or resource busy")
+server.complain, server.os.replace = complain, replace
+"""
+        running = self.start(program=altered_server(self.QUICK, patch=stuck))
+        self.login(running, "Tom")
+        with running.users.open("a") as file:
+            file.write("(Mike, Mike44)\n")
+        running.errors.until(lambda line: "it cannot be replaced" in line)
+        created = "New user account created. Please login."
+        self.assertEqual(self.connect(running).ask("newuser Anna Anna44"), created)
+
     def test_a_name_whose_account_is_removed_is_free_also_while_nobody_is_in(self) -> None:
         running = self.start(program=altered_server(self.QUICK))
         talker = self.connect(running)

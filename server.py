@@ -1731,12 +1731,15 @@ class Accounts:
     def verify(self, userid: str, password: str) -> bool:
         """Tell whether the password is the user's; costs one hash even if there is no such user."""
         self.refresh()
-        record = self.records.get(userid)
-        if record is not None and len(record) > MAX_PLAIN:
-            return verify_password(password, record)
-        # The time tells nobody who has an account, if they all have hashes like the first one.
-        derive_key(password, bytes(16), self.usual_cost)
-        return record is not None and hmac.compare_digest(record.encode(), password.encode())
+        record = self.records.get(userid, "")
+        if len(record) > MAX_PLAIN:
+            is_right = verify_password(password, record)
+        else:
+            # The time tells nobody who has an account, if they all have hashes like the first one.
+            derive_key(password, bytes(16), self.usual_cost)
+            is_right = hmac.compare_digest(record.encode(), password.encode())
+        self.refresh()  # a hash takes time, in which the account may have been removed
+        return is_right and userid in self.records
 
     def add(self, userid: str, record: str) -> bool:
         """Write an account and sync it to disk; return False if the UserID is taken.

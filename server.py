@@ -1634,7 +1634,8 @@ def is_own_beginning(text: bytes) -> bool:
 # whether somebody has changed it since; every login and newuser asks, which costs one `stat`. A
 # changed file is only read, as an editor may be in the middle of writing it. Once the file has
 # stayed as it is for SETTLED_SECONDS, plain passwords in it are hashed and it is replaced, in one
-# atomic step. A mistake in it is told of, once, and what was there before goes on.
+# atomic step. A mistake in it is told of, once, and what was there before goes on: what it held
+# when settled, and what was read of it since, which may have been half a file.
 #
 # `newuser` only appends and syncs, which costs the same however many accounts there are. An editor
 # that read the file before that and saves it afterwards overwrites the new account, so what is gone
@@ -1665,6 +1666,7 @@ class Accounts:
         self.is_writing = False  # `refresh` need not look: the writer has just looked
         self.seen: tuple[int, ...] | None = None  # fingerprint when last read; None for no file
         self.seen_since = -math.inf  # monotonic seconds
+        self.settled: dict[str, str] = {}  # the records of the last file that stayed as it was
         self.is_unread = False  # somebody holds it, as Windows lets them: read at the next look
         self.is_unfinished = False  # it ends in the middle of a line
         self.plain: list[str] = []  # UserIDs whose password the file holds in plain text
@@ -1750,7 +1752,8 @@ class Accounts:
         while True:
             with self.lock:
                 self.refresh()
-                is_being_written = self.is_unfinished and not self.is_settled()
+                is_missing = userid in self.settled and userid not in self.records
+                is_being_written = (self.is_unfinished or is_missing) and not self.is_settled()
                 if not is_being_written or time.monotonic() > patience:
                     made = time.time()
                     # It may be there already, and ours: in a copy made while it was written.
@@ -1798,10 +1801,14 @@ class Accounts:
         with self.lock:
             is_new = self._look() != self.seen
             if is_new or self.is_unread:
+                if self.is_settled():
+                    self.settled = self.records
                 self.seen_since = time.monotonic()
                 try:
                     self._load()
                 except AccountsError as error:
+                    # What was read while an editor was writing may be half of what was there.
+                    self.records = {**self.settled, **self.records}
                     self.plain = []  # a file with a mistake in it is not rewritten
                     if is_new:  # each state is told of once
                         self.tell(str(error))
@@ -1842,6 +1849,7 @@ class Accounts:
             self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
             if not self.is_settled():
                 return
+            self.settled = self.records
             with contextlib.suppress(AccountsError):  # tried again at the next look
                 self.put_back()
             if not (self.plain and self.seen and self.can_replace):

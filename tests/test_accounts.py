@@ -516,6 +516,27 @@ class AccountsTest(unittest.TestCase):
             self.assertRegex(self.warnings[0], r"^users\.txt:[12]: not an account")
             self.assertEqual(self.path.read_text(), text)
 
+    def test_what_was_before_a_mistake_is_no_half_written_file(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n(Beth, Beth33)\n")
+        text = self.path.read_text()
+        for half in ("", text.splitlines(keepends=True)[0]):
+            self.save(half)
+            self.assertFalse(accounts.verify("Beth", "Beth33"))
+            self.save(text + "nonsense\n")
+            self.assertTrue(accounts.verify("Beth", "Beth33"))
+            self.assertFalse(accounts.add("Beth", server.hash_password("other")))
+
+    def test_an_account_that_is_removed_while_its_password_is_checked_is_refused(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n(Beth, Beth33)\n")
+        verify_password = server.verify_password
+
+        def remove(password: str, record: str) -> bool:
+            self.save(self.path.read_text().splitlines(keepends=True)[0])
+            return verify_password(password, record)
+
+        with mock.patch("server.verify_password", remove):
+            self.assertFalse(accounts.verify("Beth", "Beth33"))
+
     def test_while_it_runs_what_looks_torn_is_a_mistake_and_stays(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")
         text = self.path.read_text() + "(Beth, $scrypt$ln="
@@ -538,6 +559,14 @@ class AccountsTest(unittest.TestCase):
                 self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
         accounts.close()
         self.assertEqual(set(self.load().records), {"Tom", "Anna", "Mike"})
+
+    def test_newuser_waits_for_a_name_that_an_editor_may_be_about_to_write(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n(Beth, Beth33)\n")
+        text = self.path.read_text()
+        self.save(text.splitlines(keepends=True)[0])
+        with mock.patch("server.time.sleep", lambda _seconds: self.save(text)):
+            self.assertFalse(accounts.add("Beth", server.hash_password("other")))
+        self.assertTrue(accounts.verify("Beth", "Beth33"))
 
     def test_an_account_that_an_editor_did_not_know_is_put_back(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")

@@ -1769,10 +1769,8 @@ class Accounts:
         """Append the new accounts that an editor has overwritten. Raises AccountsError."""
         with self.lock:
             self.refresh()
-            dropped = self.dropped
-            if dropped and self._save({}):
-                for userid in dropped:
-                    self.recent.pop(userid, None)  # gone once more, it is gone on purpose
+            if self.dropped:
+                self._save({})
 
     def _save(self, new: dict[str, str]) -> bool:
         """Append accounts and what was dropped, or write a file that is gone anew.
@@ -1823,7 +1821,8 @@ class Accounts:
             return
         self.is_unfinished = not data.endswith(b"\n")
         users = UsersFile(data, self.name)
-        saved = self.seen[1] / 1e9 if self.seen else 0.0
+        # An old copy that is put in the place of the file has its old time, but for ctime.
+        saved = max(self.seen[1 : 1 + len(CHANGED)]) / 1e9 if self.seen else 0.0
         for userid, (record, made) in self.recent.items():
             if made - 1 <= saved < made + RECENT_SECONDS:  # a file's time may be a little behind
                 self.dropped[userid] = record

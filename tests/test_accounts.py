@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -578,8 +579,24 @@ class AccountsTest(unittest.TestCase):
         with mock.patch("server.SETTLED_SECONDS", 0.0):
             accounts.tidy(server.hash_passwords)
         self.assertIn("# one, two\n(Mike, ", self.path.read_text())
-        self.save(before)  # and now on purpose
+        self.save(before)  # by the same editor, once more
+        with mock.patch("server.SETTLED_SECONDS", 0.0):
+            accounts.tidy(server.hash_passwords)
+        self.assertTrue(accounts.verify("Mike", "Mike44"))
+        record, made = accounts.recent["Mike"]
+        accounts.recent["Mike"] = record, made - server.RECENT_SECONDS - 1
+        self.save(before + "# and now on purpose\n")
         self.assertFalse(accounts.verify("Mike", "Mike44"))
+
+    @not_on_windows("Windows does not tell when a file got its name")
+    def test_an_account_that_an_old_copy_did_not_know_is_put_back(self) -> None:
+        accounts = self.load("(Tom, Tom11)\n")
+        copy = self.path.with_name("copy")
+        shutil.copy(self.path, copy)
+        os.utime(copy, (1_000_000_000, 1_000_000_000))
+        self.assertTrue(accounts.add("Mike", server.hash_password("Mike44")))
+        copy.replace(self.path)
+        self.assertTrue(accounts.verify("Mike", "Mike44"))
 
     def test_the_next_newuser_puts_back_what_an_editor_did_not_know(self) -> None:
         accounts = self.load("(Tom, Tom11)\n")

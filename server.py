@@ -2298,6 +2298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server = Server(options, accounts, display)
         display.open(options.log)
         accounts.tell = display.show
+        accounts.warn = complain_later
     except AccountsError as error:
         complain(str(error))
         return 1
@@ -2371,6 +2372,11 @@ def complain(line: str) -> None:
     with contextlib.suppress(OSError):  # standard error is closed: nobody is there to be told
         if sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)
+
+
+def complain_later(line: str) -> None:
+    """Wait for nobody who has stopped their terminal: a thread of its own may."""
+    threading.Thread(target=complain, args=(line,), daemon=True).start()
 
 
 def explain(error: OSError) -> str:

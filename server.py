@@ -145,6 +145,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # missing on Windows: see Session.receive
 Result = TypeVar("Result")
+SignalHandler = Callable[[int, FrameType | None], object]
 
 # --------------------------------------------------------------------------------------------------
 # Wire: bytes in; out come commands, or Denied with the exact reply. No sockets, no files, and no
@@ -1248,6 +1249,11 @@ class Display:
         for writer in self.writers:
             writer.add(now, address, line)
 
+    def reopen(self) -> None:
+        """Have the log opened again, if its name leads elsewhere by now."""
+        for writer in self.writers:
+            writer.news.set()
+
     def show_stranger(self, line: str, address: str) -> None:
         """Show what somebody causes before login: a line a second, so that talk can be read."""
         with self.strangers:
@@ -1335,17 +1341,18 @@ class Writer:
     def _write(self, data: bytes) -> tuple[bytes, OSError | None]:
         """Return what could not be written, and why."""
         try:
-            while data:
+            while True:
                 if self.path is not None and not is_named(self.stream.fileno(), self.path):
                     self.stream, rotated = open_log(self.path), self.stream
                     rotated.close()
+                if not data:
+                    return b"", None
                 written = self.stream.write(data)
                 if written is None:  # somebody made it non-blocking, as a shared terminal may be
                     select.select([], [self.stream], [])
                 data = data[written or 0 :]
         except OSError as error:
             return data, error
-        return b"", None
 
 
 def open_log(path: Path) -> FileIO:
@@ -2027,6 +2034,7 @@ class Server:
         self.failures = Allowance(FAILURES, FAILURE_SECONDS)  # by UserID and address
         self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)  # by address
         self.is_told_to_stop = False  # set by a signal's handler, which must take no lock
+        self.has_rotated_log = False  # and this, too
         self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_ended = False
@@ -2035,7 +2043,7 @@ class Server:
 
     def serve(self) -> bool:
         """Run the room until a signal stops it; return whether all went well."""
-        handle_signals(self._on_stop)
+        handle_signals(self._on_stop, self._on_rotated)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self.courier_thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -2048,6 +2056,9 @@ class Server:
                 look_again = max(self.room.expire(now), now + LOBBY_PAUSE)
             select.select([self.listener, self.wakeful], [], [], look_again - now)
             drain(self.wakeful)
+            if self.has_rotated_log:
+                self.has_rotated_log = False
+                self.display.reopen()
             if not self.is_told_to_stop:
                 self._accept_all()
         return self._stop()
@@ -2076,7 +2087,11 @@ class Server:
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.is_told_to_stop = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+
+    def _on_rotated(self, number: int, frame: FrameType | None) -> None:
+        self.has_rotated_log = True
 
     def _run_courier(self) -> None:
         try:
@@ -2266,18 +2281,18 @@ def address_of_this_machine() -> str:
     return name
 
 
-def handle_signals(stop: Callable[[int, FrameType | None], None]) -> None:
+def handle_signals(stop: SignalHandler, reopen: SignalHandler) -> None:
     """Stop at Ctrl-C, SIGTERM, Windows' Ctrl-Break and a closed terminal.
 
     What was ignored at the start (nohup, a script's `&`) stays ignored. Without a terminal, SIGHUP
-    is logrotate's, and it asks for nothing that the next write to the log does not do anyway.
+    is logrotate's: have the log opened again.
     """
     is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
     for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             is_for_log = name == "SIGHUP" and not is_at_terminal
-            signal.signal(number, signal.SIG_IGN if is_for_log else stop)
+            signal.signal(number, reopen if is_for_log else stop)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2288,11 +2303,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(hashlib, "scrypt"):
         complain("server.py: this Python was built without scrypt (hashlib). Use another one.")
         return 1
-    handle_signals(signal.default_int_handler)  # until serve's own
-    raise_descriptor_limit(options.max_clients)
-    threading.stack_size(THREAD_STACK)
-    display = Display()
     try:
+        handle_signals(signal.default_int_handler, lambda *_: None)  # until serve's own
+        raise_descriptor_limit(options.max_clients)
+        threading.stack_size(THREAD_STACK)
+        display = Display()
         accounts = Accounts(options.users, warn=complain)
         accounts.open()
         server = Server(options, accounts, display)

@@ -373,7 +373,9 @@ class SystemTest(ServerTest):
         log = folder / "room.log"
         running = self.start(options=("--log", str(log)))
         (tom,) = self.login(running, "Tom")
+        log.rename(folder / "room.log.1")
         running.send_signal(signal.SIGHUP)
+        eventually(log.exists, "the log is there again, though nobody says anything")
         self.assertEqual(tom.ask("who"), "Tom")
         self.login(running, "Beth")
         self.wait_for(log, "Beth login.")
@@ -402,8 +404,11 @@ class SystemTest(ServerTest):
         (tom,) = self.login(running, "Tom")
         running.send_signal(signal.SIGINT)
         self.assertEqual(tom.ask("who"), "Tom")
+        running.send_signal(signal.SIGTERM)
+        running.display.until("The server is shutting down.")
+        running.send_signal(signal.SIGINT)
         tom.close()
-        self.assertEqual(running.stop(signal.SIGTERM), 0)
+        self.assertEqual(running.process.wait(PATIENCE), 0)
 
     @not_on_windows("there is no sh on Windows")
     def test_closed_standard_streams_change_nothing(self) -> None:

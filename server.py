@@ -2065,7 +2065,9 @@ class Server:
 
     def _announce(self) -> None:
         """Show the first lines: where the room is, how others join, whose password all know."""
-        host, port = self.listener.getsockname()[:2]
+        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        host, service = socket.getnameinfo(self.listener.getsockname(), flags)  # with its zone
+        port = int(service)
         kept = f", last {self.options.history} lines kept" if self.options.history else ""
         kept += ", TLS" if self.encryption else ""
         place = f"{show_address(host, port)}, room for {self.room.limit}{kept}"
@@ -2207,8 +2209,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(socket.EAI_NONAME, "Name or service not known") from None
     # Of a name that leads to both, IPv4: `localhost` must suit the client's default.
     family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
-    both = host == "::" and socket.has_dualstack_ipv6()
-    create = partial(socket.create_server, address[:2], family=family, backlog=LISTEN_BACKLOG)
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    # The whole address: of a link-local one, a zone is part.
+    create = partial(socket.create_server, address, family=family, backlog=LISTEN_BACKLOG)
     listener = create(dualstack_ipv6=both)
     set_options(listener, LISTENER_OPTIONS)
     listener.setblocking(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ipaddress
 import os
 import re
 import shutil
@@ -55,6 +56,19 @@ WITHOUT_UNIX = """
 import socket
 del socket.MSG_DONTWAIT
 """
+
+
+def link_local_address() -> str:
+    """Return a link-local address of this machine with its zone, "" if there is none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            address, _, _, _, flags, interface = line.split()
+            if address.startswith("fe80") and not int(flags, 16) & 0x40:  # tentative
+                return f"{ipaddress.ip_address(bytes.fromhex(address))}%{interface}"
+    return ""
+
+
+LINK_LOCAL = link_local_address()
 
 
 class ProgramTest(ServerTest):
@@ -240,7 +254,7 @@ class OpeningTest(ServerTest):
             self.assertEqual(self.opening("--host", host, users=shipped_users()), [])
 
     def test_if_others_can_reach_it_they_are_told_what_to_type(self) -> None:
-        for host in ("0.0.0.0", "::"):
+        for host in ("0.0.0.0", "::", "::0"):
             (line,) = self.opening("--host", host)
             self.assertRegex(line, r"^Others join with: python client\.py --host \S+ --port PORT$")
             self.assertNotRegex(line, r" (0\.0\.0\.0|::|127\.0\.0\.1) ")
@@ -252,6 +266,16 @@ class OpeningTest(ServerTest):
 
     def test_localhost_suits_the_clients_default(self) -> None:
         with running_server(options=("--host", "localhost")) as running:
+            Talker("127.0.0.1", running.port).close()
+
+    @unittest.skipUnless(LINK_LOCAL, "there is no link-local address, or no /proc")
+    def test_a_link_local_address_is_one_with_its_zone(self) -> None:
+        with running_server(options=("--host", LINK_LOCAL)) as running:
+            self.assertEqual(running.host, LINK_LOCAL)
+            socket.create_connection((LINK_LOCAL, running.port), PATIENCE).close()
+
+    def test_all_addresses_are_all_however_they_are_written(self) -> None:
+        with running_server(options=("--host", "::0")) as running:
             Talker("127.0.0.1", running.port).close()
 
     def test_an_ipv4_address_is_shown_as_one_also_by_way_of_ipv6(self) -> None:

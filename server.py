@@ -596,6 +596,7 @@ class Session:
         finally:
             visitor.is_protected = False
         if is_right:
+            self.raise_if_reset()  # or a dead connection would take a living one's place
             server.room.enter(visitor, userid)
         elif not visitor.gone:
             self.refuse_login(userid)
@@ -604,6 +605,7 @@ class Session:
         """Tell, from a hashing thread. Raises Denied if the address has failed too often."""
         if self.visitor.gone:
             return False
+        self.raise_if_reset()  # a flood of connections that are gone again is not worth a hash
         failures, key = self.server.failures, (userid, self.visitor.network)
         failures.take(key, "Denied. Too many failed logins")  # now, or many could try at once
         is_right = self.server.accounts.verify(userid, password)

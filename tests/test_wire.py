@@ -17,8 +17,14 @@ from typing import ClassVar
 
 import server
 from tests.helpers import cases
-from tests.helpers.census import eventually
-from tests.helpers.process import PATIENCE, ServerTest, altered_server, running_server
+from tests.helpers.census import eventually, settle, take_census
+from tests.helpers.process import (
+    PATIENCE,
+    ServerTest,
+    altered_server,
+    not_on_windows,
+    running_server,
+)
 from tests.helpers.talker import Talker
 
 
@@ -257,6 +263,42 @@ class GoneTest(ServerTest):
             heard.append(line)
         self.assertLess(len(heard), 100)
         running.display.until("Tom logout (connection lost).")
+
+    # Has the server stop itself before a password is checked, or hashed, until it is told to go on.
+    STOPS = """
+import signal, threading
+def stopping(check):
+    def checked(*words):
+        os.write(2, check.__name__.encode() + b"\\n")
+        if check.__name__ == {name!r}:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # before another step
+        return check(*words)
+    return checked
+server.Session.is_password_right = stopping(server.Session.is_password_right)
+server.verify_password = stopping(server.verify_password)
+"""
+
+    @not_on_windows("Windows cannot stop a process for a while")
+    def test_a_login_that_is_reset_takes_nobodys_place_nor_a_hash_that_has_not_begun(self) -> None:
+        for name, hashes in (("is_password_right", 1), ("verify_password", 2)):
+            running = self.start(program=altered_server(patch=self.STOPS.format(name=name)))
+            with self.subTest(name), running.connect() as tom:
+                tom.send("login Tom secret")
+                os.waitpid(running.pid, os.WUNTRACED)
+                running.process.send_signal(signal.SIGCONT)
+                tom.expect("login confirmed")
+                before = take_census(running.pid)
+                with running.connect() as again:
+                    again.send("login Tom secret")
+                    os.waitpid(running.pid, os.WUNTRACED)
+                    again.reset()
+                running.process.send_signal(signal.SIGCONT)
+                settle(running.pid, before)
+                self.assertEqual(tom.ask("who"), "Tom")
+                tom.send("logout")
+                self.assertEqual(tom.rest(), ["Tom left."])
+                running.stop()
+                self.assertEqual(running.errors.all().count("verify_password"), hashes)
 
     def test_no_more_than_eight_kibibytes_are_held_of_who_is_slowed_down(self) -> None:
         running = self.start(options=("--rate", "0.01"))

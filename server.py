@@ -737,12 +737,12 @@ class Room:
             self.lobby[visitor] = None
             if self.closed:
                 self._remove(visitor, "The server is shutting down.")
-            elif len(self.lobby) > max(LOBBY, self.limit):
-                self._evict()
+            while len(self.lobby) > max(LOBBY, self.limit) and self._evict():
+                pass
         self.courier.deliver()
 
-    def _evict(self) -> None:
-        """Close one that has not logged in, of the address that has most of them."""
+    def _evict(self) -> bool:
+        """Close one that has not logged in, of the address that has most; tell whether one was."""
         counts = Counter(visitor.network for visitor in self.lobby)
         evictable = [visitor for visitor in self.lobby if not visitor.is_protected]
         if evictable:
@@ -750,11 +750,12 @@ class Room:
             evicted = max(crowd, key=lambda visitor: counts[visitor.network])
             is_of_crowd = counts[evicted.network] == max(counts.values())
             if not is_of_crowd and len(self.lobby) <= 2 * max(LOBBY, self.limit):
-                return  # the crowd waits for hashes, and who comes from elsewhere need not pay
+                return False  # the crowd waits for hashes, for which nobody else need pay
             evicted.outbox.linger = 0  # or a flood of connections would pile up here instead
             self._remove(evicted, "Denied. The server is busy.")
             line = "Connection closed: the server is busy."
             self.display.show_stranger(line, evicted.address)
+        return bool(evictable)
 
     def enter(self, visitor: Visitor, userid: str) -> None:
         """Bring a user in, in the place of an older session of theirs. Raises Denied if full."""

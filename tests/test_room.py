@@ -216,6 +216,17 @@ class RoomTest(RoomBase):
         newcomers = [self.listener("192.0.2.2").arrive() for _ in range(3)]
         self.assertFalse(any(listener.visitor.gone for listener in newcomers))
 
+    def test_once_a_crowd_has_its_hashes_there_are_no_more_than_before(self) -> None:
+        waiting = [self.listener().arrive() for _ in range(server.LOBBY)]
+        for listener in waiting:
+            listener.visitor.is_protected = True
+        for _ in range(50):
+            self.listener("192.0.2.2").arrive()
+        for listener in waiting:
+            listener.visitor.is_protected = False
+        self.listener("192.0.2.3").arrive()
+        self.assertEqual(len(self.room.lobby), server.LOBBY)
+
     def test_a_larger_room_has_a_larger_door(self) -> None:
         self.room.limit = server.LOBBY + 50
         waiting = [self.listener().arrive() for _ in range(server.LOBBY + 50)]

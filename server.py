@@ -1261,18 +1261,20 @@ class Display:
         """Show what somebody causes before login: a line a second, so that talk can be read."""
         with self.strangers:
             now = time.monotonic()
-            if now < self.quiet_until:
+            if self.unshown or now < self.quiet_until:
                 self.unshown += 1
                 return
             self.quiet_until = now + STRANGER_SECONDS
-        self.tell_unshown()
         self.show(line, address)
 
     def tell_unshown(self) -> None:
         with self.strangers:
+            now = time.monotonic()
+            if not self.unshown or now < self.quiet_until:
+                return
             unshown, self.unshown = self.unshown, 0
-        if unshown:
-            self.show(f"({unshown} more failed logins and closed connections)")
+            self.quiet_until = now + STRANGER_SECONDS
+        self.show(f"({unshown} more failed logins and closed connections)")
 
 
 class Writer:

@@ -352,6 +352,26 @@ class RoomTest(RoomBase):
         self.assertFalse(paused.is_alive())
 
 
+class StrangersTest(unittest.TestCase):
+    def test_what_they_cause_is_a_line_a_second_at_most_and_none_is_forgotten(self) -> None:
+        display, shown, now = server.Display(), [""], 0.0
+        display.writers = [mock.Mock(add=lambda *entry: shown.append(entry[2]))]
+        told = 0
+        with mock.patch("server.time.monotonic", lambda: now):
+            for step in range(200):  # 20 seconds, of which strangers are busy for 15
+                now = step / 10
+                before = len(shown)
+                if step < 150:
+                    display.show_stranger("x", "-")
+                if step % 10 == 3:
+                    display.tell_unshown()
+                told += sum(
+                    1 if line == "x" else int(line[1:].split()[0]) for line in shown[before:]
+                )
+        self.assertEqual(told, 150)
+        self.assertLessEqual(len(shown) - 1, 20)
+
+
 class TurnTest(unittest.TestCase):
     """Whoever has left an order delivers it, if nobody else is at it."""
 

@@ -1216,7 +1216,9 @@ class Courier:
     def _expire(self, now: float) -> None:
         for outbox in [outbox for outbox in self.timed if outbox.deadline <= now]:
             if outbox.waiting:
-                self._lose(outbox, "not reading")
+                self._flush(outbox)  # epoll waits for a third of the buffer, `send` takes less
+                if outbox.waiting and outbox.deadline <= now:
+                    self._lose(outbox, "not reading")
             else:
                 self.timed.remove(outbox)
                 self._shut(outbox)  # the other side had its time to close first

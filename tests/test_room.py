@@ -304,6 +304,21 @@ class RoomTest(RoomBase):
         self.courier._expire(deadline)
         self.assertEqual(david.lost, ["not reading"])
 
+    def test_who_takes_a_little_in_half_a_minute_is_not_dropped(self) -> None:
+        """The selector may not tell of so little room."""
+        tom, david = self.enter("Tom", "David")
+        outbox = david.visitor.outbox
+        while not outbox.waiting:
+            self.room.say(tom.visitor, "x" * 256)
+            self.courier._round()
+        connection = outbox.connection
+        outbox.connection = mock.Mock(wraps=connection, send=lambda data, _flags: min(9, len(data)))
+        self.courier._expire(outbox.deadline)
+        self.assertEqual(david.lost, [])
+        outbox.connection = connection
+        self.courier._expire(outbox.deadline)
+        self.assertEqual(david.lost, ["not reading"])
+
     def test_who_has_left_is_not_given_ever_more_time_to_read(self) -> None:
         tom, david = self.enter("Tom", "David")
         outbox = david.visitor.outbox

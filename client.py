@@ -1676,7 +1676,11 @@ class Client:
         is_interrupted = self.wait_for_end(deadline)
         if isinstance(self.connection.failure, OutputClosed):
             return 1
-        is_lost = self.connection.failure or not self.connection.has_ended
+        is_lost = (
+            self.connection.failure is not None
+            or not self.connection.has_ended
+            or re.match(FAREWELL, self.room.last_line) is not None  # before it had read all lines
+        )
         if is_lost and not is_interrupted:
             self.tell_of_loss()
         self.connection.reset()

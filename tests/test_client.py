@@ -538,6 +538,21 @@ class PipeTest(unittest.TestCase):
         )
         self.assertEqual(output, b"login confirmed\nTom\nTom left.\n")
 
+    def test_a_farewell_before_the_logout_was_answered_is_status_1(self) -> None:
+        with FakeServer() as server, ClientProcess(server) as process:
+            process.type(LOGIN + b"send all hello\n")
+            assert process.process.stdin is not None
+            process.process.stdin.close()
+            process.process.stdin = None
+            self.assertEqual(server.hear_all()[-1], "logout")
+            server.say("login confirmed", "The server is shutting down.")
+            server.die()
+            status, output, errors = process.finish()
+        self.assertEqual(output, b"login confirmed\nThe server is shutting down.\n")
+        self.assertEqual(
+            (status, errors), (1, f"Disconnected from 127.0.0.1:{server.port}.\n".encode())
+        )
+
     def test_logout_in_the_input_is_sent_once_and_ends_it(self) -> None:
         self.serve(LOGIN + b"who\nLOGOUT\nwho\n", heard=["login Tom Tom11", "who", "logout"])
 

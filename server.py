@@ -830,7 +830,8 @@ class Room:
     def expire(self, now: float) -> float:
         """Send off who is at the door for too long; return when to look again (monotonic)."""
         with self.lock:
-            look_again = now + HANDSHAKE_SECONDS  # when the next newcomer may be late
+            # When the next newcomer may be late.
+            look_again = now + min(HANDSHAKE_SECONDS, LOGIN_SECONDS)
             for visitor in list(self.lobby):  # in order of arrival
                 tls = visitor.outbox.tls
                 is_ready = tls is None or tls.is_open

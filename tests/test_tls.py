@@ -62,7 +62,7 @@ def setUpModule() -> None:
     )
 
 
-HASTE = {"GONE_CHECK": 0.1, "LINGER_SECONDS": 0.1, "OUTBOX_LIMIT": 65536}
+HASTE = {"GONE_CHECK": 0.1, "OUTBOX_LIMIT": 65536}
 
 
 def files_of(name: str) -> tuple[Path, Path]:
@@ -133,10 +133,12 @@ class RoomTest(unittest.TestCase):
         self.assertEqual(self.plain().ask("who"), ENCRYPTED)
 
     def test_silence_is_answered_in_plain_text_and_half_a_handshake_not_at_all(self) -> None:
-        hasty = altered_server(HASTE | {"HANDSHAKE_SECONDS": 0.5})
-        with running_server(["Tom"], options_of("cert"), program=hasty) as room:
-            silent = self.enterContext(Talker("127.0.0.1", room.port))
-            half_way = self.enterContext(Talker("127.0.0.1", room.port))
+        hasty = altered_server(HASTE | {"HANDSHAKE_SECONDS": 0.4})
+        with (
+            running_server(["Tom"], options_of("cert"), program=hasty) as room,
+            Talker("127.0.0.1", room.port) as silent,
+            Talker("127.0.0.1", room.port) as half_way,
+        ):
             half_way.socket.sendall(b"\x16\x03\x01\x02\x00\x01")
             self.assertEqual(silent.rest(), [ENCRYPTED])
             self.assertEqual(half_way.rest(), [])

@@ -140,8 +140,9 @@ server.Room.expire = expire
 
     def test_newcomers_do_not_have_the_whole_crowd_at_the_door_looked_at(self) -> None:
         running = self.start(program=altered_server({"HANDSHAKE_SECONDS": 60}, patch=self.TOLD))
-        for _ in range(20):
-            self.assertEqual(self.connect(running).ask("who"), cases.LOGIN_FIRST)
+        with contextlib.ExitStack() as stack:
+            for talker in [stack.enter_context(running.connect()) for _ in range(20)]:
+                self.assertEqual(talker.ask("who"), cases.LOGIN_FIRST)
         running.stop()
         self.assertEqual(running.display.all().count("Looked for those who are late."), 1)
 
@@ -279,7 +280,8 @@ server.verify_password = stopping(server.verify_password)
     @not_on_windows("Windows cannot stop a process for a while")
     def test_a_login_that_is_reset_takes_nobodys_place_nor_a_hash_that_has_not_begun(self) -> None:
         for name, hashes in (("is_password_right", 1), ("verify_password", 2)):
-            running = self.start(program=altered_server(patch=self.STOPS.format(name=name)))
+            patch = self.STOPS.format(name=name)
+            running = self.start(program=altered_server(patch=patch))
             with self.subTest(name), running.connect() as tom:
                 tom.send("login Tom secret")
                 os.waitpid(running.pid, os.WUNTRACED)
@@ -295,8 +297,8 @@ server.verify_password = stopping(server.verify_password)
                 self.assertEqual(tom.ask("who"), "Tom")
                 tom.send("logout")
                 self.assertEqual(tom.rest(), ["Tom left."])
-                running.stop()
-                self.assertEqual(running.errors.all().count("verify_password"), hashes)
+            running.stop()
+            self.assertEqual(running.errors.all().count("verify_password"), hashes)
 
     def test_no_more_than_eight_kibibytes_are_held_of_who_is_slowed_down(self) -> None:
         running = self.start(options=("--rate", "0.01"))

@@ -330,11 +330,6 @@ class Layout:
             if width != len(shown) and self.widths[-1] < columns:
                 self.rows[-1] += to_column(self.widths[-1])
 
-    def rewrapped_rows_above(self, columns: int) -> int:
-        """Return the rows above the cursor's in a window that has broken rows too long for it."""
-        heights = [max(1, -(-width // columns)) for width in self.widths]
-        return sum(heights[: self.cursor_row]) + self.cursor_column // columns
-
     def keep_rows(self, height: int) -> None:
         """Drop the rows that a window of this height cannot show, but never the cursor's."""
         first = max(0, self.cursor_row - height + 1)
@@ -413,11 +408,9 @@ class Screen:
         if not self.knows_escapes:
             return "\r" + " " * (window_size()[0] - 1) + "\r"
         # In a window made narrower, some terminals break the rows that are too long, others cut
-        # them. What was above the cursor when it was drawn is surely ours in both: a row of junk
-        # left there is better than a row of the chat erased.
+        # them, and tmux does now one, now the other. What was above the cursor when it was drawn is
+        # surely ours: a row of junk left there is better than a row of the chat erased.
         above = self.layout.cursor_row
-        if os.environ.get("TERM", "").startswith("tmux"):  # the one that surely breaks them
-            above = self.layout.rewrapped_rows_above(window_size()[0])
         # The space keeps the cursor off the top left corner, where tmux takes CLEAR_BELOW for the
         # end of a screenful and moves it to the scrollback.
         return "\r" + (f"\x1b[{above}A" if above else "") + f" {CLEAR_BELOW}\r"

@@ -195,12 +195,6 @@ class LayoutTest(unittest.TestCase):
     def test_a_control_character_has_the_width_of_its_spelling(self) -> None:
         self.assertEqual(self.place("\x1b", 1, 80), (0, 4))
 
-    def test_rows_that_a_narrower_window_has_broken_are_counted(self) -> None:
-        layout = client.Layout("x" * 110, 110, 60)
-        self.assertEqual(layout.cursor_row, 1)
-        self.assertEqual(layout.rewrapped_rows_above(40), 3)
-        self.assertEqual(layout.rewrapped_rows_above(80), 1)
-
     def test_a_text_taller_than_the_window_keeps_the_row_of_the_cursor(self) -> None:
         layout = client.Layout("a" * 10 + "b" * 10 + "c" * 10, 15, 10)
         layout.keep_rows(2)

@@ -9,6 +9,7 @@ fire; --captures prints a 60-column terminal before and after a line arrives, an
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -434,7 +435,39 @@ class TmuxTest(ScreenTest):
                 with self.subTest(columns=columns):
                     tmux.run("resize-window", "-x", str(columns))
                     rows = [typed[at : at + columns] for at in range(0, len(typed), columns)]
-                    self.assert_screen(tmux, lines + rows, (len(typed) - 2) % columns)
+                    self.assert_kept(tmux, lines, rows, (len(typed) - 2) % columns)
+
+    def assert_kept(self, tmux: Pane, lines: list[str], rows: list[str], column: int) -> None:
+        """Hold the screen to all lines of the chat and the last rows; junk may stand between."""
+
+        def shown() -> tuple[list[str], list[str], int]:
+            all_rows = tmux.all_rows()
+            kept = [row for row in all_rows if row in lines]
+            return kept, all_rows[-len(rows) :], tmux.cursor()[1]
+
+        tmux.wait_for(lambda: shown() == (lines, rows, column))
+        self.assertEqual(shown(), (lines, rows, column))
+
+    def test_a_window_that_is_narrowed_in_quick_steps_loses_no_line(self) -> None:
+        lines = [f"Beth: line {number}" for number in range(10)]
+        typed = "> " + "y" * 200
+        for _ in range(4):
+            with self.tmux(80) as (server, tmux):
+                server.say(*lines)
+                tmux.type(typed[2:])
+                tmux.wait_for(lambda tmux=tmux: typed[160:] in tmux.all_rows())  # type: ignore[misc]
+                for columns in ("70", "35"):
+                    tmux.run("resize-window", "-x", columns)
+                server.say("Beth: last")
+                self.wait_until_told(tmux, 35)
+                tmux.type("z")
+                rows = [f"{typed}z"[at : at + 35] for at in range(0, len(typed) + 1, 35)]
+                self.assert_kept(tmux, [*lines, "Beth: last"], rows, (len(typed) + 1) % 35)
+
+    def wait_until_told(self, tmux: Pane, columns: int) -> None:
+        """tmux tells the program in it of a new size only after a while."""
+        with open(tmux.run("display-message", "-p", "#{pane_tty}").strip(), "rb") as terminal:
+            tmux.wait_for(lambda: os.get_terminal_size(terminal.fileno()).columns == columns)
 
     def test_joined_emoji_leave_the_cursor_where_the_text_ends(self) -> None:
         with self.tmux() as (server, tmux):

@@ -505,6 +505,8 @@ class Terminal:
         # Ctrl-C and Ctrl-Z are keys: as signals they would overtake the lines typed before them,
         # and the kernel would throw those away.
         raw[3] &= ~(0 if interruptible else termios.ISIG)
+        for key in (termios.VSUSP, termios.VQUIT):  # of the signals, only that of Ctrl-C is wanted
+            raw[6][key] = b"\0"
         raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0  # a read returns with what is there
         self.set(raw, PASTE_ON)
 
@@ -1638,7 +1640,7 @@ class Client:
         if line.strip().lower() == b"logout":
             return False
         if self.terminal.is_editing:
-            set_handler(signal.default_int_handler, "SIGINT")
+            set_handler(self.interrupt, "SIGINT")
             self.terminal.take(interruptible=True)
         try:
             connection = connect(self.options)
@@ -1655,6 +1657,10 @@ class Client:
             self.handle_signals()
             self.terminal.take()
         return True
+
+    def interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.handle_signals()  # a second Ctrl-C interrupts nothing
+        raise KeyboardInterrupt
 
     def leave(self) -> int:
         """Log out, and wait until all that is owed has been shown; return the exit status.

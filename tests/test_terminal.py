@@ -499,6 +499,9 @@ class ReconnectTest(TerminalTest):
             self.lose(terminal)
             terminal.type("\r")
             terminal.expect("connecting")
+            # Nothing but Ctrl-C is a signal: any other would leave the terminal as it is now.
+            keys = termios.tcgetattr(terminal.slave)[6]
+            self.assertEqual([keys[termios.VSUSP], keys[termios.VQUIT]], [b"\0", b"\0"])
             terminal.type(CTRL["C"])
             terminal.expect("> ")
             terminal.type(CTRL["D"])

@@ -1523,8 +1523,10 @@ class Client:
         """Read and obey a line; tell whether there is more to come. Raises OutputClosed."""
         try:
             line = self.reader.read_line()
-            while self.connection.has_ended and not self.is_lost:  # until Gone, which is on its way
-                self.terminal.wait(keyboard=False)
+            if self.connection.has_ended and not self.is_lost:
+                self.connection.unsent += line + b"\n" if line else b""  # to be named as such
+                while True:  # until Gone, which is on its way
+                    self.terminal.wait(keyboard=False)
             if line is None:
                 return False
             return self.connect_again(line) if self.is_lost else self.obey(line)

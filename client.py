@@ -529,7 +529,12 @@ class Terminal:
         with contextlib.suppress(termios.error):
             termios.tcsetattr(0, termios.TCSANOW, settings)
         with contextlib.suppress(OSError):
-            os.write(1, sequence)
+            if self.can_write():
+                os.write(1, sequence)
+
+    def can_write(self) -> bool:
+        """Tell whether standard output takes more now: a terminal that was stopped does not."""
+        return bool(select.select([], [1], [], 0)[1])
 
     def read(self) -> bytes:
         """Return what standard input has, b"" at its end."""
@@ -642,6 +647,9 @@ class Console(Terminal):
 
     def hide_typing(self) -> None:
         self.set_modes(self.modes[0] & ~ECHO_INPUT, self.modes[1])
+
+    def can_write(self) -> bool:
+        return True  # nobody can be asked
 
     def set_modes(self, of_input: int, of_output: int, sequence: bytes = b"") -> None:
         self.is_changed = True
@@ -1278,7 +1286,7 @@ class Connection:
         try:
             for lines in batches(self.receive_some):
                 show(lines)
-        except (OSError, OutputClosed) as error:
+        except (OSError, OutputClosed, ValueError) as error:  # ValueError: closed by `reset`
             self.failure = error
         finally:
             self.has_ended = True
@@ -1505,8 +1513,9 @@ class Client:
         except OutputClosed:
             return 1
         finally:
+            self.connection.reset()  # first, as a terminal that was stopped may take its time
             self.terminal.give_back()
-            if self.screen.prompt:
+            if self.screen.prompt and self.terminal.can_write():
                 with contextlib.suppress(OutputClosed):  # the prompt stays, the cursor goes below
                     self.screen.finish(self.screen.prompt, self.screen.text)
 

@@ -12,6 +12,7 @@ import sys
 import unittest
 from collections.abc import Iterator
 
+from tests.helpers.census import eventually
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT
 
@@ -412,6 +413,15 @@ class EndTest(TerminalTest):
                 terminal.expect("> ")
                 terminal.type(CTRL["U"] + CTRL["D"])  # a plain terminal still holds the "Tom"
                 self.assert_ends(terminal, 1)
+
+    def test_a_signal_ends_it_though_its_terminal_takes_no_more(self) -> None:
+        with self.client() as terminal:
+            self.server.say(*["Beth: " + "x" * 70] * 2000)
+            is_full = lambda: not select.select([], [terminal.slave], [], 0)[1]  # noqa: E731
+            eventually(is_full, "the terminal is full")
+            terminal.process.send_signal(signal.SIGTERM)
+            self.assertEqual(self.server.hear_reset(), [])
+            self.assertEqual(terminal.process.wait(PATIENCE), 128 + signal.SIGTERM)
 
     def test_a_signal_that_ends_it_leaves_the_terminal_sane(self) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):

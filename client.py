@@ -875,10 +875,10 @@ class History:
 
 def is_secret(text: str) -> bool:
     """Tell whether a typed line holds a password, or may: `lgoin Tom Tom11`."""
-    words = words_of(text)
-    if words and words[0].lower() not in ("help", *USAGE):
+    words = text.lower().split()  # at any white space, as a tab may be taken for a space
+    if words and words != ["help"] and words[0] not in USAGE:
         return len(words) <= 3
-    return len(words) > 2 and words[0].lower() in ("login", "newuser")
+    return len(words) > 2 and words[0] in ("login", "newuser")
 
 
 # --------------------------------------------------------------------------------------------------

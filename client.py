@@ -232,6 +232,12 @@ CLEAR_SCREEN, CLEAR_BELOW = "\x1b[H\x1b[2J", "\x1b[J"
 INDENT = "  "
 # Patterns are compiled when first needed: the prompt is there a few milliseconds earlier.
 HARMFUL = f"{UNSAFE}|[\ud800-\udfff]"
+# What some terminals draw a column wider than `cells` has it: soft hyphens, marks that stand before
+# numbers, circled numbers, signs of the I Ching and the like, and what comes before U+FE0F.
+WIDER = (
+    "[\xad\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\u3248-\u324f"
+    "\u4dc0-\u4dff\u2630-\u2637\u268a-\u268f\U0001d300-\U0001d356\U0001d360-\U0001d376\ufe0f]"
+)
 NAME = r"[^\s:,]{3,32}"
 CAME_OR_WENT = rf"({NAME}) (joins|left)\."
 PRIVATE = rf"{NAME} \(to {NAME}\): .*"
@@ -302,8 +308,7 @@ def fold(text: str, columns: int) -> str:
 
 def width_of(text: str) -> int:
     """Return how many columns a text takes at most."""
-    # Before U+FE0F, which asks for an emoji, some terminals draw two columns instead of one.
-    return len(text) if text.isascii() else sum(map(cells, text)) + text.count("\ufe0f")
+    return len(text) if text.isascii() else sum(map(cells, text)) + len(re.findall(WIDER, text))
 
 
 class Layout:

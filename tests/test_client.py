@@ -172,6 +172,36 @@ class FoldTest(unittest.TestCase):
     def test_a_window_of_one_column_is_survived(self) -> None:
         self.assertIn("\u5c71", client.fold("Tom: hi \u5c71\u5c71 x", 1))
 
+    def test_what_a_terminal_may_draw_wider_is_no_padding_either(self) -> None:
+        for filler in ("\xad" * 52, "\u0600" * 52, "\u08e2" * 52, "\u4dc0" * 26, "\u3248" * 26):
+            rows = client.fold(f"Beth: x{filler} Tom: hi", 60).split("\n")
+            self.assertTrue(rows[-1].startswith("  "), rows)
+            self.assertTrue(rows[-1].endswith("Tom: hi"), rows)
+
+
+class PersonTest(unittest.TestCase):
+    def test_what_may_hold_a_password_stays_out_of_the_history(self) -> None:
+        for text in (
+            "help me",
+            "help Tom Tom11",
+            "login Tom\tTom11",
+            "login\u2003Tom Tom11",
+            "Tom11",
+        ):
+            self.assertTrue(client.is_secret(text), text)
+        for text in ("help", "HELP", "login Tom", "send all hi", "send Beth hi", "who"):
+            self.assertFalse(client.is_secret(text), text)
+
+    def test_a_line_that_is_entered_as_the_connection_is_lost_is_named(self) -> None:
+        person = client.Client.__new__(client.Client)
+        person.reader = mock.Mock(read_line=lambda: b"send all hello")
+        person.connection = mock.Mock(has_ended=True, unsent=b"", failure=None)
+        person.terminal = mock.Mock(is_terminal=True, wait=mock.Mock(side_effect=client.Gone))
+        person.is_lost = False
+        with mock.patch.object(client.Client, "tell_of_loss"):
+            self.assertTrue(person.is_going_on())
+        self.assertEqual(person.connection.unsent, b"send all hello\n")
+
 
 class LayoutTest(unittest.TestCase):
     def place(self, text: str, cursor: int, columns: int) -> tuple[int, int]:

@@ -1653,7 +1653,7 @@ class Client:
 
     def connect_again(self, line: bytes) -> bool:
         """Make a new connection, or say why not; tell whether to go on. The line is not sent."""
-        if line.strip().lower() == b"logout":
+        if words_of(line.decode(errors="replace").lower()) == ["logout"]:
             return False
         if self.terminal.is_editing:
             set_handler(self.interrupt, "SIGINT")

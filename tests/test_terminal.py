@@ -517,6 +517,12 @@ class ReconnectTest(TerminalTest):
             terminal.type(CTRL["D"])
             self.assert_ends(terminal, 1)
 
+    def test_logout_is_logout_whatever_spaces_are_around_it(self) -> None:
+        with self.client() as terminal:
+            self.lose(terminal)
+            terminal.type("\u3000LOGOUT\u00a0\r")
+            self.assert_ends(terminal, 1)
+
     def test_a_farewell_is_no_lost_connection(self) -> None:
         with self.client() as terminal:
             self.server.say("The server is shutting down.")

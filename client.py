@@ -518,7 +518,7 @@ class Terminal:
     def give_back(self) -> None:
         """Leave the terminal as it was found."""
         if self.found and self.is_changed:
-            self.set(self.found, PASTE_OFF if self.is_editing else b"")
+            self.set(self.found, PASTE_OFF if self.is_editing and self.can_write() else b"")
             self.is_changed = False
 
     def hide_typing(self) -> None:
@@ -534,7 +534,7 @@ class Terminal:
         with contextlib.suppress(termios.error):
             termios.tcsetattr(0, termios.TCSANOW, settings)
         with contextlib.suppress(OSError):
-            if self.can_write():
+            if sequence:  # or even nothing would wait for a terminal that was stopped
                 os.write(1, sequence)
 
     def can_write(self) -> bool:
@@ -1538,7 +1538,12 @@ class Client:
         try:
             line = self.reader.read_line()
             if self.connection.has_ended and not self.is_lost:
-                self.connection.unsent += line + b"\n" if line else b""  # to be named as such
+                with contextlib.suppress(Denied):  # what would not have been sent is not missed
+                    if line and check(decode(line), self.room.is_logged_in) not in (
+                        (),
+                        ("logout",),
+                    ):
+                        self.connection.unsent += line + b"\n"
                 while True:  # until Gone, which is on its way
                     self.terminal.wait(keyboard=False)
             if line is None:

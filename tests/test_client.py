@@ -193,14 +193,23 @@ class PersonTest(unittest.TestCase):
             self.assertFalse(client.is_secret(text), text)
 
     def test_a_line_that_is_entered_as_the_connection_is_lost_is_named(self) -> None:
-        person = client.Client.__new__(client.Client)
-        person.reader = mock.Mock(read_line=lambda: b"send all hello")
-        person.connection = mock.Mock(has_ended=True, unsent=b"", failure=None)
-        person.terminal = mock.Mock(is_terminal=True, wait=mock.Mock(side_effect=client.Gone))
-        person.is_lost = False
-        with mock.patch.object(client.Client, "tell_of_loss"):
-            self.assertTrue(person.is_going_on())
-        self.assertEqual(person.connection.unsent, b"send all hello\n")
+        for line, named in (
+            (b"send all hello", b"send all hello\n"),
+            (b"nonsense", b""),
+            (b" ", b""),
+            (b"logout", b""),
+            (None, b""),
+        ):
+            person = client.Client.__new__(client.Client)
+            person.room = client.Room()
+            person.room.has_joined = True
+            person.reader = mock.Mock(read_line=mock.Mock(return_value=line))
+            person.connection = mock.Mock(has_ended=True, unsent=b"", failure=None)
+            person.terminal = mock.Mock(is_terminal=True, wait=mock.Mock(side_effect=client.Gone))
+            person.is_lost = False
+            with self.subTest(line=line), mock.patch.object(client.Client, "tell_of_loss"):
+                self.assertTrue(person.is_going_on())
+                self.assertEqual(person.connection.unsent, named)
 
 
 class LayoutTest(unittest.TestCase):

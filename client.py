@@ -1539,10 +1539,8 @@ class Client:
             line = self.reader.read_line()
             if self.connection.has_ended and not self.is_lost:
                 with contextlib.suppress(Denied):  # what would not have been sent is not missed
-                    if line and check(decode(line), self.room.is_logged_in) not in (
-                        (),
-                        ("logout",),
-                    ):
+                    command = check(decode(line or b""), self.room.is_logged_in)
+                    if line and command and command != ("logout",):
                         self.connection.unsent += line + b"\n"
                 while True:  # until Gone, which is on its way
                     self.terminal.wait(keyboard=False)

@@ -513,6 +513,8 @@ class Session:
                 self.leave("Denied. This is not a web server.")
                 return
             yield from lines
+            if len(data) >= READ_SIZE // 2:  # more may be queued, which a reset has made void
+                self.raise_if_reset()
             skipped = skipped + len(data) if framing.skipping else 0
             if skipped >= SKIP_UNIT:
                 skipped = 0

@@ -263,6 +263,19 @@ class GoneTest(ServerTest):
         self.assertLess(len(heard), 100)
         running.display.until("Tom logout (connection lost).")
 
+    @not_on_windows("Windows cannot stop a process for a while")
+    def test_at_full_speed_no_more_than_one_read_is_said_after_a_reset(self) -> None:
+        running = self.start(options=("--rate", "0"))
+        tom, beth = self.login(running, "Tom", "Beth")
+        running.process.send_signal(signal.SIGSTOP)
+        os.waitpid(running.pid, os.WUNTRACED)
+        tom.send(*["send all x"] * 372)
+        tom.reset()
+        running.process.send_signal(signal.SIGCONT)
+        heard = beth.until(lambda line: line == "Tom left.")
+        self.assertLessEqual(len("send all x\n" * heard.count("Tom: x")), server.READ_SIZE)
+        running.display.until("Tom logout (connection lost).")
+
     # Has the server stop itself before a password is checked, or hashed, until it is told to go on.
     STOPS = """
 import signal, threading

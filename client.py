@@ -1538,10 +1538,7 @@ class Client:
         try:
             line = self.reader.read_line()
             if self.connection.has_ended and not self.is_lost:
-                with contextlib.suppress(Denied):  # what would not have been sent is not missed
-                    command = check(decode(line or b""), self.room.is_logged_in)
-                    if line and command and command != ("logout",):
-                        self.connection.unsent += line + b"\n"
+                self.miss(line or b"")
                 while True:  # until Gone, which is on its way
                     self.terminal.wait(keyboard=False)
             if line is None:
@@ -1560,6 +1557,12 @@ class Client:
             self.tell_of_loss()
             self.is_lost = True
             return self.terminal.is_terminal
+
+    def miss(self, line: bytes) -> None:
+        """Have a line that came too late to be sent named with those that did not arrive."""
+        with contextlib.suppress(Denied):  # it would not have been sent
+            if check(decode(line), self.room.is_logged_in) not in ((), ("logout",)):
+                self.connection.unsent += line + b"\n"
 
     def obey(self, line: bytes) -> bool:
         """Do what a typed line asks for; tell whether to go on. Raises Denied, Gone."""
@@ -1701,7 +1704,6 @@ class Client:
         )
         if is_lost and not is_interrupted:
             self.tell_of_loss()
-        self.connection.reset()
         return 1 if is_lost and not is_interrupted else 0
 
     def wait_for_end(self, deadline: float | None) -> bool:

@@ -1865,7 +1865,7 @@ class Accounts:
             self.recent = {name: pair for name, pair in self.recent.items() if pair[1] >= since}
             if not self.is_settled():
                 return
-            self.settled = self.records
+            self.settled = self.records  # those before may be many, and are needed no longer
             with contextlib.suppress(AccountsError):  # tried again at the next look
                 self.put_back()
             if not (self.plain and self.seen and self.can_replace):
@@ -2043,8 +2043,8 @@ class Server:
         self.lines = Allowance(BURST, 1 / options.rate if options.rate else 0.0)  # by user
         self.failures = Allowance(FAILURES, FAILURE_SECONDS)  # by UserID and address
         self.new_accounts = Allowance(NEW_ACCOUNTS, FAILURE_SECONDS)  # by address
-        self.is_told_to_stop = False  # set by a signal's handler, which must take no lock
-        self.has_rotated_log = False  # and this, too
+        # Set by signals' handlers, which must take no lock.
+        self.is_told_to_stop = self.has_rotated_log = False
         self.stopping = threading.Event()
         self.short_of_descriptors = False
         self.courier_ended = False

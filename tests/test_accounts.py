@@ -735,34 +735,27 @@ class AccountsTest(unittest.TestCase):
         accounts.close()
         self.load()
 
-    def test_a_lock_file_of_another_users_server_keeps_a_second_one_out(self) -> None:
-        real_open = os.open
-
-        def refuse_to_write(path: Path, flags: int, mode: int = 0o777) -> int:
-            if path.suffix == ".lock" and flags != os.O_RDONLY:
-                raise PermissionError(errno.EACCES, "Permission denied")
-            return real_open(path, flags, mode)
-
-        self.load("(Tom, Tom11)\n")
-        with (
-            mock.patch("server.os.open", refuse_to_write),
-            self.assertRaisesRegex(server.AccountsError, "in use by another server"),
-        ):
-            self.load()
-
-    def test_without_a_lock_file_the_file_itself_is_locked(self) -> None:
+    def refusing_lock_files(self, may_read: bool) -> contextlib.AbstractContextManager[object]:
+        """Have no lock file be made, nor, unless it `may_read` them, opened."""
         real_open = os.open
 
         def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
-            if path.suffix == ".lock":
+            if path.suffix == ".lock" and not (may_read and flags == os.O_RDONLY):
                 raise PermissionError(errno.EACCES, "Permission denied")
             return real_open(path, flags, mode)
 
+        return mock.patch("server.os.open", refuse)
+
+    def test_a_lock_file_of_another_users_server_keeps_a_second_one_out(self) -> None:
+        self.load("(Tom, Tom11)\n")
+        with self.refusing_lock_files(may_read=True):
+            self.assertIn("in use by another server", self.refusal(None))
+
+    def test_without_a_lock_file_the_file_itself_is_locked(self) -> None:
         whole = server.account_line("Tom", server.hash_password("Tom11"))
-        with mock.patch("server.os.open", refuse):
+        with self.refusing_lock_files(may_read=False):
             self.load(whole)
-            with self.assertRaisesRegex(server.AccountsError, "in use by another server"):
-                self.load()
+            self.assertIn("in use by another server", self.refusal(None))
 
     def test_a_file_system_without_locks_is_told_of_and_used(self) -> None:
         with mock.patch(

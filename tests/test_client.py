@@ -26,10 +26,6 @@ from tests.helpers.cases import BEFORE_LOGIN, CASES, FIRST_LINES, SERVER_ONLY
 from tests.helpers.fake_server import PATIENCE, FakeServer
 from tests.helpers.process import CLIENT, CLIENT_AS_IT_IS, child_environment, not_on_windows
 
-if sys.platform != "win32":
-    import fcntl
-    import termios
-
 LOGIN = b"login Tom Tom11\n"
 
 
@@ -533,22 +529,25 @@ class ClientProcess:
         return self.process.returncode, output, errors.replace(b"\r\n", b"\n")
 
 
-def wait_until_full(connection: socket.socket) -> None:
+def wait_until_full(server: FakeServer) -> None:
     """Wait until much can be read, and nothing has been added to it for a tenth of a second."""
     waiting = -1
-    while waiting != (waiting := bytes_waiting(connection)) or waiting < 1000:
+    while waiting != (waiting := server.unheard()) or waiting < 1000:
         time.sleep(0.1)  # nobody can be asked whether the sender is stuck
-
-
-def bytes_waiting(connection: socket.socket) -> int:
-    return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class PipeTest(unittest.TestCase):
     def serve(
-        self, typed: bytes, replies: Sequence[str] = (), heard: Sequence[str] | None = None
+        self,
+        typed: bytes,
+        replies: Sequence[str] = (),
+        heard: Sequence[str] | None = None,
+        ending: str = "",
     ) -> bytes:
-        """Give the client its whole input, answer when it is through; return what it shows."""
+        """Give the client its whole input, answer when it is through; return what it shows.
+
+        ending: what it calls an end that is not as it should be, before the server's address.
+        """
         with FakeServer() as server, ClientProcess(server) as process:
             assert process.process.stdin is not None
             process.type(typed)
@@ -558,7 +557,8 @@ class PipeTest(unittest.TestCase):
             server.say(*replies)
             server.die()
             status, output, errors = process.finish()
-        self.assertEqual((status, errors), (0, b""))
+        told = f"{ending} 127.0.0.1:{server.port}.\n" if ending else ""
+        self.assertEqual((status, errors.decode()), (int(bool(ending)), told))
         if heard is not None:
             self.assertEqual(lines, heard)
         return output
@@ -572,19 +572,13 @@ class PipeTest(unittest.TestCase):
         self.assertEqual(output, b"login confirmed\nTom\nTom left.\n")
 
     def test_a_farewell_before_the_logout_was_answered_is_status_1(self) -> None:
-        with FakeServer() as server, ClientProcess(server) as process:
-            process.type(LOGIN + b"send all hello\n")
-            assert process.process.stdin is not None
-            process.process.stdin.close()
-            process.process.stdin = None
-            self.assertEqual(server.hear_all()[-1], "logout")
-            server.say("login confirmed", "The server is shutting down.")
-            server.die()
-            status, output, errors = process.finish()
-        self.assertEqual(output, b"login confirmed\nThe server is shutting down.\n")
-        self.assertEqual(
-            (status, errors), (1, f"Disconnected from 127.0.0.1:{server.port}.\n".encode())
+        output = self.serve(
+            LOGIN + b"send all hello\n",
+            ["login confirmed", "The server is shutting down."],
+            ["login Tom Tom11", "send all hello", "logout"],
+            ending="Disconnected from",
         )
+        self.assertEqual(output, b"login confirmed\nThe server is shutting down.\n")
 
     def test_logout_in_the_input_is_sent_once_and_ends_it(self) -> None:
         self.serve(LOGIN + b"who\nLOGOUT\nwho\n", heard=["login Tom Tom11", "who", "logout"])
@@ -724,7 +718,7 @@ class PipeTest(unittest.TestCase):
             script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 100_000)
             script.seek(0)
             with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
-                wait_until_full(server.client)
+                wait_until_full(server)
                 server.reset()
                 status, _, errors = process.finish()
         self.assertEqual(status, 1)
@@ -764,7 +758,7 @@ class PipeTest(unittest.TestCase):
                 assert process.process.stdout is not None
                 process.process.stdout.close()
                 process.process.stdout = None
-                wait_until_full(server.client)
+                wait_until_full(server)
                 server.say("Tom")
                 self.assertEqual(process.process.wait(PATIENCE), 1)
 
@@ -808,7 +802,7 @@ class PipeTest(unittest.TestCase):
             script.write(LOGIN + b"send all hello hello hello hello hello hello\n" * 100_000)
             script.seek(0)
             with FakeServer(4096) as server, ClientProcess(server, script.fileno()) as process:
-                wait_until_full(server.client)
+                wait_until_full(server)
                 process.process.kill()
                 process.process.wait()
                 lines = server.hear_reset()

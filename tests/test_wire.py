@@ -20,6 +20,7 @@ from tests.helpers import cases
 from tests.helpers.census import eventually, settle, take_census
 from tests.helpers.process import (
     PATIENCE,
+    ServerProcess,
     ServerTest,
     altered_server,
     not_on_windows,
@@ -402,11 +403,14 @@ class EditedTest(ServerTest):
         "FAILURE_DELAY": 0,
     }
 
+    def remove(self, running: ServerProcess, userid: str) -> None:
+        lines = running.users.read_text().splitlines(keepends=True)
+        running.users.write_text("".join(line for line in lines if f"({userid}," not in line))
+
     def test_whose_account_is_removed_is_shown_the_door(self) -> None:
         running = self.start(program=altered_server(self.QUICK))
         tom, david = self.login(running, "Tom", "David")
-        kept = [line for line in running.users.read_text().splitlines() if "(David," not in line]
-        running.users.write_text("\n".join(kept) + "\n")
+        self.remove(running, "David")
         self.assertEqual(david.rest(), ["Denied. Your account was removed."])
         tom.expect("David left.")
         running.display.until("David logout (account removed).")
@@ -415,16 +419,19 @@ class EditedTest(ServerTest):
             self.assertEqual(again.ask("login David secret"), refusal)
 
     def test_whose_account_is_removed_does_not_stay_for_as_long_as_others_are_hashed(self) -> None:
-        hang = "import threading\n"
-        hang += "def hang(password):\n    print('hashing', file=sys.stderr, flush=True)\n"
-        hang += "    threading.Event().wait()\nserver.hash_password = hang"
+        hang = """
+import threading
+def hash_password(password):
+    os.write(2, b"hashing\\n")
+    threading.Event().wait()
+server.hash_password = hash_password
+"""
         running = self.start(program=altered_server(self.QUICK, patch=hang))
         (david,) = self.login(running, "David")
         with running.users.open("a") as file:
             file.write("(Mike, Mike44)\n")
         running.errors.until("hashing")
-        kept = [line for line in running.users.read_text().splitlines() if "(David," not in line]
-        running.users.write_text("\n".join(kept) + "\n")
+        self.remove(running, "David")
         self.assertEqual(david.rest(), ["Denied. Your account was removed."])
 
     def test_who_stops_the_terminal_that_errors_are_told_on_stops_no_newuser(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 
 PATIENCE = 10.0  # seconds until a missing event is a failure; no passing test waits for it
 
@@ -54,6 +55,14 @@ class FakeServer:
             self.received += data
         line, _, self.received = self.received.partition(b"\n")
         return line.decode()
+
+    def unheard(self) -> int:
+        """Return how many bytes have arrived here and were not read. Not on Windows."""
+        import fcntl
+        import termios
+
+        count = fcntl.ioctl(self.client, termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
 
     def hear_all(self) -> list[str]:
         """Return all further lines up to the client's end of file."""
